@@ -1,0 +1,83 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+)
+
+// Mux is the set of methods of one object: a session's root service, or an
+// object exported with Peer.Export. It is filled before it is used and then
+// only read.
+type Mux struct {
+	handlers map[uint16]*method
+}
+
+type method struct {
+	info *Info
+	run  func(ctx context.Context, r *Request, meta []byte, reply *Codec) error
+}
+
+// Request is a call as its handler sees it. It is valid until the handler
+// returns.
+type Request struct {
+	Peer *Peer  // who called
+	Op   *Info  // the operation
+	Cred uint32 // the credential that the caller named; 0 is the session's own
+	Data []byte // payload of the request; reused after the handler has returned
+
+	out *buffer // reply payload, behind headroom for the frame
+	n   int     // bytes of it in use
+}
+
+// Reply returns a buffer of n bytes (at most MaxPayload) for the payload of the
+// reply. What of it is sent is set by SetReply; until then all n bytes are.
+func (r *Request) Reply(n int) []byte {
+	if n < 0 || n > MaxPayload || !r.Op.Has(ReturnsData) {
+		panic(fmt.Sprintf("rpc: %s: reply payload of %d bytes", r.Op.Name, n))
+	}
+	if r.out != nil {
+		r.out.free()
+	}
+	r.out = newBuffer(headroom + n)
+	r.n = n
+	return r.out.b[headroom : headroom+n]
+}
+
+// SetReply keeps the first n bytes of the buffer that Reply returned.
+func (r *Request) SetReply(n int) {
+	if n < 0 || n > r.n {
+		panic(fmt.Sprintf("rpc: %s: reply payload cut to %d of %d bytes", r.Op.Name, n, r.n))
+	}
+	r.n = n
+}
+
+// Handle makes m answer op with h. Handlers run concurrently, each in a
+// goroutine of its own unless op is Quick; ctx ends when the caller cancels,
+// its deadline passes or the session ends. A handler of a slotted operation
+// that has begun to change something carries it through whatever ctx says.
+// A second handler for the same operation panics.
+func Handle[Req, Res any](m *Mux, op *Op[Req, Res], h func(ctx context.Context, r *Request, req *Req, res *Res) error) {
+	if m.handlers == nil {
+		m.handlers = make(map[uint16]*method)
+	}
+	if m.handlers[op.Number] != nil {
+		panic(fmt.Sprintf("rpc: %s has two handlers", op.Name))
+	}
+	m.handlers[op.Number] = &method{info: &op.Info, run: func(ctx context.Context, r *Request, meta []byte, reply *Codec) error {
+		var req Req
+		c := Codec{buf: meta, decoding: true}
+		op.reqFields(&c, &req)
+		if err := c.finish(); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrBadRequest, op.Name, err)
+		}
+		var res Res
+		if err := h(ctx, r, &req, &res); err != nil {
+			return err
+		}
+		op.resFields(reply, &res)
+		return reply.finish()
+	}}
+}
+
+// Handles reports whether m answers the operation with this number.
+func (m *Mux) Handles(number uint16) bool { return m.handlers[number] != nil }

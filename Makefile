@@ -1,0 +1,75 @@
+# Build, test and install rpycfs. Every target works in a fresh clone; those that
+# need more than Go install it themselves through `deps`.
+
+SHELL      := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+
+GO       ?= go
+PREFIX   ?= /usr/local
+# mount(8) and umount(8) look for their helpers in /sbin only.
+SBINDIR  ?= /sbin
+UNITDIR  ?= /lib/systemd/system
+DESTDIR  ?=
+FUZZTIME ?= 10s
+BENCH    ?= .
+BENCHTIME ?= 1s
+TESTTIMEOUT ?= 10m
+
+PROGRAMS := rpycfsd mount.rpycfs umount.rpycfs rpycfs
+
+.PHONY: all build deps test test-root test-user check fuzz bench demo install uninstall generate clean
+
+all: build
+
+build:
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+deps:
+	@tools/deps.sh
+
+# The whole suite as whoever calls make; then, for root, the parts that mount
+# once more as an ordinary user, where fusermount3 does the mounting.
+test: deps
+	$(GO) test -race -timeout $(TESTTIMEOUT) ./...
+	@tools/test-as-user.sh
+
+check: deps
+	@tools/check.sh
+
+# Runs every fuzz target for FUZZTIME.
+fuzz:
+	@FUZZTIME=$(FUZZTIME) tools/fuzz.sh
+
+bench:
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+demo: deps build
+	@tools/demo.sh
+
+# Rewrites the generated parts of PROTOCOL.md.
+generate:
+	$(GO) run ./internal/protodoc
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(SBINDIR) \
+		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(UNITDIR)
+	install -m 755 bin/rpycfs $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 bin/rpycfsd bin/mount.rpycfs bin/umount.rpycfs $(DESTDIR)$(PREFIX)/sbin/
+	ln -sfn $(PREFIX)/sbin/mount.rpycfs $(DESTDIR)$(SBINDIR)/mount.rpycfs
+	ln -sfn $(PREFIX)/sbin/umount.rpycfs $(DESTDIR)$(SBINDIR)/umount.rpycfs
+	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	sed 's|@PREFIX@|$(PREFIX)|g' init/rpycfsd.service > $(DESTDIR)$(UNITDIR)/rpycfsd.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/rpycfsd.service
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,rpycfsd mount.rpycfs umount.rpycfs) \
+		$(DESTDIR)$(PREFIX)/bin/rpycfs \
+		$(DESTDIR)$(SBINDIR)/mount.rpycfs $(DESTDIR)$(SBINDIR)/umount.rpycfs \
+		$(addprefix $(DESTDIR)$(PREFIX)/share/man/,man1/rpycfs.1 man8/rpycfsd.8 man8/mount.rpycfs.8 man8/umount.rpycfs.8) \
+		$(DESTDIR)$(UNITDIR)/rpycfsd.service
+
+clean:
+	rm -rf bin

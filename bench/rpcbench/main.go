@@ -97,7 +97,7 @@ func (o *options) bench(stderr io.Writer) (rep *runs.Report, err error) {
 	}
 	defer c.Close()
 	rows := runs.Filter(c.rows(o.duration, o.mib<<20), o.only)
-	if err := runs.Measure(rows, 1, o.rounds, stderr); err != nil {
+	if err := runs.Measure(rows, 1, o.rounds, runs.Progress(stderr)); err != nil {
 		return nil, err
 	}
 	return runs.NewReport(rows, targets, notes()...), nil

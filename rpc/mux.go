@@ -25,22 +25,37 @@ type Request struct {
 	Cred uint32 // the credential that the caller named; 0 is the session's own
 	Data []byte // payload of the request; reused after the handler has returned
 
-	out *buffer // reply payload, behind headroom for the frame
-	n   int     // bytes of it in use
+	ctx  context.Context
+	out  *buffer // reply payload, behind headroom for the frame
+	n    int     // bytes of it in use
+	held int     // bytes drawn from the share for it
 }
 
 // Reply returns a buffer of n bytes (at most MaxPayload) for the payload of the
-// reply. What of it is sent is set by SetReply; until then all n bytes are.
-func (r *Request) Reply(n int) []byte {
+// reply. What of it is sent is set by SetReply; until then all n bytes are. It
+// waits while the peer's share of memory is used up, so no lock may be held
+// that answering another call needs.
+func (r *Request) Reply(n int) ([]byte, error) {
 	if n < 0 || n > MaxPayload || !r.Op.Has(ReturnsData) {
 		panic(fmt.Sprintf("rpc: %s: reply payload of %d bytes", r.Op.Name, n))
 	}
-	if r.out != nil {
-		r.out.free()
+	r.drop()
+	if err := r.Peer.cfg.Share.acquire(r.ctx, n); err != nil {
+		return nil, err
 	}
+	r.held = n
 	r.out = newBuffer(headroom + n)
 	r.n = n
-	return r.out.b[headroom : headroom+n]
+	return r.out.b[headroom : headroom+n], nil
+}
+
+// drop gives up the reply's payload.
+func (r *Request) drop() {
+	if r.out != nil {
+		r.out.free()
+		r.Peer.cfg.Share.release(r.held)
+		r.out, r.held, r.n = nil, 0, 0
+	}
 }
 
 // SetReply keeps the first n bytes of the buffer that Reply returned.

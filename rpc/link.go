@@ -1,0 +1,242 @@
+package rpc
+
+import (
+	"bufio"
+	"io"
+	"sync"
+)
+
+// Role is what a stream is for. It is the first byte on the stream, sent by the
+// side that opens it.
+type Role uint8
+
+const (
+	// RoleControl carries small calls of the client.
+	RoleControl Role = 1
+	// RoleBulk carries the client's calls with file data.
+	RoleBulk Role = 2
+	// RoleCallback carries the server's calls.
+	RoleCallback Role = 3
+)
+
+// fragment is the largest single write to a stream that shares its connection,
+// in bytes: a small call waits behind at most one of each other stream.
+const fragment = 64 << 10
+
+// link is a stream with frames on it. Any goroutine may send; whoever finds the
+// link idle writes its own frame, others leave theirs in a queue that one
+// goroutine empties, so that many small frames share one write and one flush.
+type link struct {
+	peer *Peer
+	conn *conn
+	role Role
+	rw   io.ReadWriteCloser
+	r    *bufio.Reader
+	w    *bufio.Writer
+
+	mu    sync.Mutex
+	idle  sync.Cond     // signalled when busy ends
+	queue []frame       // waiting to be written
+	spare []frame       // an empty slice to swap with queue
+	busy  bool          // somebody writes, or the writer has been woken
+	err   error         // the link is dead
+	wake  chan struct{} // tells the writer to empty the queue
+}
+
+// frame is a message on its way out: head, and data behind it if not nil.
+// written, if not nil, is called once when neither is needed any more.
+type frame struct {
+	head    []byte
+	data    []byte
+	written func()
+}
+
+func newLink(c *conn, role Role, rw io.ReadWriteCloser, shared bool) *link {
+	l := &link{peer: c.peer, conn: c, role: role, rw: rw, wake: make(chan struct{}, 1)}
+	l.idle.L = &l.mu
+	l.r = bufio.NewReaderSize(rw, fragment)
+	var w io.Writer = rw
+	if shared {
+		w = fragmenter{rw}
+	}
+	l.w = bufio.NewWriterSize(w, fragment)
+	return l
+}
+
+// fragmenter cuts large writes, which bufio passes through, into fragments.
+type fragmenter struct{ w io.Writer }
+
+func (f fragmenter) Write(p []byte) (int, error) {
+	n := 0
+	for len(p) > 0 {
+		m, err := f.w.Write(p[:min(len(p), fragment)])
+		n += m
+		if err != nil {
+			return n, err
+		}
+		p = p[m:]
+	}
+	return n, nil
+}
+
+// send writes f, now or soon. It returns before f is written if somebody else
+// is writing; f.written tells. Errors end the connection and are seen there.
+func (l *link) send(f frame) {
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		f.end()
+		return
+	}
+	if l.busy {
+		l.queue = append(l.queue, f)
+		l.mu.Unlock()
+		return
+	}
+	l.busy = true
+	l.mu.Unlock()
+
+	err := l.write(f)
+	if err == nil {
+		err = l.w.Flush()
+	}
+	l.next(err)
+}
+
+// queueFrame leaves f for the next kick or send.
+func (l *link) queueFrame(f frame) {
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		f.end()
+		return
+	}
+	l.queue = append(l.queue, f)
+	l.mu.Unlock()
+}
+
+// kick writes what queueFrame has left, unless somebody is about to anyway.
+func (l *link) kick() {
+	l.mu.Lock()
+	if l.busy || len(l.queue) == 0 || l.err != nil {
+		l.mu.Unlock()
+		return
+	}
+	l.busy = true
+	l.mu.Unlock()
+	l.next(l.writeQueue())
+}
+
+// next passes the right to write on to the writer if there is more, else ends
+// it.
+func (l *link) next(err error) {
+	if err != nil {
+		l.fail(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil && len(l.queue) > 0 {
+		l.wake <- struct{}{} // has room: only the holder of busy sends
+		return
+	}
+	l.busy = false
+	l.idle.Broadcast()
+}
+
+// writer empties the queue whenever it is woken, until the connection ends.
+func (l *link) writer() {
+	for {
+		select {
+		case <-l.wake:
+			l.next(l.writeQueue())
+		case <-l.conn.closed:
+			return // a wake that is left is taken back by fail
+		}
+	}
+}
+
+// writeQueue writes what is queued, more of what arrives meanwhile, and flushes
+// once nothing is left.
+func (l *link) writeQueue() error {
+	for {
+		l.mu.Lock()
+		if l.err != nil {
+			l.mu.Unlock()
+			return l.err
+		}
+		batch := l.queue
+		l.queue, l.spare = l.spare[:0], nil
+		l.mu.Unlock()
+		if len(batch) == 0 {
+			l.giveBack(batch)
+			return l.w.Flush()
+		}
+		var err error
+		for i := range batch {
+			if err == nil {
+				err = l.write(batch[i])
+			} else {
+				batch[i].end()
+			}
+			batch[i] = frame{}
+		}
+		l.giveBack(batch)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (l *link) giveBack(batch []frame) {
+	l.mu.Lock()
+	if cap(batch) > cap(l.spare) {
+		l.spare = batch[:0]
+	}
+	l.mu.Unlock()
+}
+
+// write puts f into the buffer; data larger than the buffer goes straight out.
+func (l *link) write(f frame) error {
+	_, err := l.w.Write(f.head)
+	if err == nil && len(f.data) > 0 {
+		_, err = l.w.Write(f.data)
+	}
+	f.end()
+	return err
+}
+
+func (f frame) end() {
+	if f.written != nil {
+		f.written()
+	}
+}
+
+// fail marks the link dead, drops what is queued and ends the connection.
+func (l *link) fail(err error) {
+	l.mu.Lock()
+	if l.err == nil {
+		l.err = err
+	}
+	queue := l.queue
+	l.queue = nil
+	select {
+	case <-l.wake:
+		l.busy = false
+		l.idle.Broadcast()
+	default:
+	}
+	l.mu.Unlock()
+	for _, f := range queue {
+		f.end()
+	}
+	l.conn.close(err)
+}
+
+// settle waits until nobody writes; the link must be dead or draining.
+func (l *link) settle() {
+	l.mu.Lock()
+	for l.busy {
+		l.idle.Wait()
+	}
+	l.mu.Unlock()
+}

@@ -18,7 +18,8 @@ const (
 	OpenNoAtime   uint32 = 1 << 8
 	OpenDir       uint32 = 1 << 9 // O_DIRECTORY
 	OpenExec      uint32 = 1 << 10
-	openFlags            = 1<<11 - 1
+	OpenKillPriv  uint32 = 1 << 11 // with OpenTruncate: drop set-id bits as a write does
+	openFlags            = 1<<12 - 1
 )
 
 func openFlagsField(c *rpc.Codec, v *uint32) {

@@ -1,0 +1,140 @@
+package mount
+
+import (
+	"bytes"
+	"sync"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+)
+
+// node is what this side knows of a node that the kernel refers to.
+type node struct {
+	lookups uint64 // references of the kernel and of fetched listings
+	stamp   uint64 // newest stamp seen, for forget
+	ino     uint64
+
+	// changed is the clock's reading when a request of our own last changed
+	// the node or, for a directory, its entries.
+	changed uint64
+
+	// For finding the node again at a restarted daemon. Parent and name are
+	// hints: the file may have been renamed elsewhere or have other names.
+	handle fsproto.FileHandle
+	parent fsproto.Node
+	name   string
+}
+
+// nodeShards is the number of locks that the nodes share; a power of two.
+const nodeShards = 64
+
+// nodeTable holds the nodes that the kernel knows. Its clock rises with every
+// change that a request of our own makes, so that a listing fetched earlier is
+// known to be older.
+type nodeTable struct {
+	clock  clock
+	shards [nodeShards]nodeShard
+}
+
+type nodeShard struct {
+	mu    sync.Mutex
+	nodes map[fsproto.Node]*node
+}
+
+func newNodeTable() *nodeTable {
+	t := &nodeTable{}
+	for i := range t.shards {
+		t.shards[i].nodes = make(map[fsproto.Node]*node)
+	}
+	return t
+}
+
+func (t *nodeTable) shard(n fsproto.Node) *nodeShard { return &t.shards[uint64(n)%nodeShards] }
+
+// note adds one reference to the node of an entry that a reply has named, found
+// as name in parent ("" if that is unknown).
+func (t *nodeTable) note(e *fsproto.Entry, parent fsproto.Node, name string) {
+	s := t.shard(e.Node)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[e.Node]
+	if n == nil {
+		n = &node{}
+		s.nodes[e.Node] = n
+	}
+	n.lookups++
+	n.stamp = max(n.stamp, e.Stamp)
+	n.ino = e.Attr.Ino
+	if !bytes.Equal(n.handle, e.FileHandle) {
+		n.handle = bytes.Clone(e.FileHandle)
+	}
+	if name != "" {
+		n.parent, n.name = parent, name
+	}
+}
+
+// moved updates the hints of a node after a rename.
+func (t *nodeTable) moved(of, parent fsproto.Node, name string) {
+	t.update(of, func(n *node) { n.parent, n.name = parent, name })
+}
+
+// touch records that a request of our own has changed the nodes.
+func (t *nodeTable) touch(nodes ...fsproto.Node) {
+	now := t.clock.next()
+	for _, id := range nodes {
+		t.update(id, func(n *node) { n.changed = max(n.changed, now) })
+	}
+}
+
+// changedSince reports whether a request of our own has changed the node after
+// the clock read then.
+func (t *nodeTable) changedSince(id fsproto.Node, then uint64) (changed bool) {
+	t.update(id, func(n *node) { changed = n.changed > then })
+	return changed
+}
+
+// inoOfParent returns the inode number of the directory that the node was last
+// seen in, or 0.
+func (t *nodeTable) inoOfParent(id fsproto.Node) (ino uint64) {
+	var parent fsproto.Node
+	t.update(id, func(n *node) { parent = n.parent })
+	t.update(parent, func(n *node) { ino = n.ino })
+	return ino
+}
+
+// update calls f for a known node, under its lock.
+func (t *nodeTable) update(id fsproto.Node, f func(*node)) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[id]; n != nil {
+		f(n)
+	}
+}
+
+// forget takes references away. When the last one is gone it returns what to
+// tell the daemon. The root stays.
+func (t *nodeTable) forget(id fsproto.Node, lookups uint64) (f fsproto.Forgotten, last bool) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[id]
+	if n == nil || id == fsproto.RootNode {
+		return f, false
+	}
+	if n.lookups > lookups {
+		n.lookups -= lookups
+		return f, false
+	}
+	delete(s.nodes, id)
+	return fsproto.Forgotten{Node: id, Stamp: n.stamp}, true
+}
+
+// len counts the nodes, for tests and status.
+func (t *nodeTable) len() (n int) {
+	for i := range t.shards {
+		t.shards[i].mu.Lock()
+		n += len(t.shards[i].nodes)
+		t.shards[i].mu.Unlock()
+	}
+	return n
+}

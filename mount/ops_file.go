@@ -1,0 +1,280 @@
+package mount
+
+import (
+	"context"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
+)
+
+// openFlags translates the flags of open(2) that the daemon must know.
+//
+// O_DIRECT stays here: it keeps the kernel's cache out of the way, and says
+// nothing about how the daemon should use its own disk. O_SYNC and O_DSYNC come
+// again with every write, and are obeyed there.
+func openFlags(flags uint32) (uint32, fuse.Status) {
+	out := flags & syscall.O_ACCMODE
+	if out == syscall.O_ACCMODE {
+		return 0, fuse.EINVAL // neither reading nor writing: for ioctls only
+	}
+	for _, f := range [...]struct{ linux, ours uint32 }{
+		{syscall.O_EXCL, fsproto.OpenExclusive},
+		{syscall.O_TRUNC, fsproto.OpenTruncate},
+		{syscall.O_APPEND, fsproto.OpenAppend},
+		{syscall.O_NOATIME, fsproto.OpenNoAtime},
+		{syscall.O_DIRECTORY, fsproto.OpenDir},
+		{fuse.FMODE_EXEC, fsproto.OpenExec},
+	} {
+		if flags&f.linux != 0 {
+			out |= f.ours
+		}
+	}
+	return out, fuse.OK
+}
+
+// kernelFlags says how the kernel shall treat an open file.
+//
+// Appending goes around its cache: the kernel would place the data by the size
+// that it remembers. Without write access there is nothing to flush.
+func kernelFlags(flags uint32) (out uint32) {
+	if flags&(syscall.O_APPEND|syscall.O_DIRECT) != 0 {
+		out |= fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
+	}
+	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
+		out |= fuse.FOPEN_NOFLUSH
+	}
+	return out
+}
+
+// opened records an open file and fills in what the kernel is told.
+func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, out *fuse.OpenOut) {
+	fs.handles.addFile(h, &file{node: node})
+	out.Fh = uint64(h)
+	out.OpenFlags = kernelFlags(flags)
+}
+
+// Open opens a file that the kernel knows.
+func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	flags, st := openFlags(in.Flags)
+	if !st.Ok() {
+		return st
+	}
+	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
+		flags |= fsproto.OpenKillPriv
+	}
+	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: flags}
+	var res fsproto.OpenRes
+	st = call(fs, cancel, &in.InHeader, fsproto.Open, &req, &res)
+	if flags&fsproto.OpenTruncate != 0 {
+		fs.nodes.touch(req.Node)
+	}
+	if !st.Ok() {
+		return st
+	}
+	fs.opened(req.Handle, req.Node, in.Flags, out)
+	return fuse.OK
+}
+
+// Create makes a file and opens it, or opens the one that somebody else has
+// made since the kernel looked.
+func (fs *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	flags, st := openFlags(in.Flags)
+	if !st.Ok() {
+		return st
+	}
+	if st := nameStatus(name); !st.Ok() {
+		return st
+	}
+	if in.OpenFlags&fuse.OPEN_KILL_SUIDGID != 0 {
+		flags |= fsproto.OpenKillPriv
+	}
+	req := fsproto.CreateReq{
+		Parent: fsproto.Node(in.NodeId), Name: name, Mode: in.Mode & fsproto.ModePerm, Umask: in.Umask & 0o777,
+		Flags: flags, NewNode: fs.newNode(), Handle: fs.newHandle(),
+	}
+	var res fsproto.CreateRes
+	st = call(fs, cancel, &in.InHeader, fsproto.Create, &req, &res)
+	fs.nodes.touch(req.Parent, res.Entry.Node)
+	if !st.Ok() {
+		return st
+	}
+	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, name); !st.Ok() {
+		return st
+	}
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, &out.OpenOut)
+	return fuse.OK
+}
+
+// Tmpfile makes a file without a name and opens it.
+func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	const tmpfileBit = 0o20000000 // O_TMPFILE is this bit and O_DIRECTORY
+	flags, st := openFlags(in.Flags &^ (tmpfileBit | syscall.O_DIRECTORY))
+	if !st.Ok() {
+		return st
+	}
+	req := fsproto.TmpfileReq{
+		Parent: fsproto.Node(in.NodeId), Mode: in.Mode & fsproto.ModePerm, Umask: in.Umask & 0o777,
+		Flags: flags, NewNode: fs.newNode(), Handle: fs.newHandle(),
+	}
+	var res fsproto.CreateRes
+	if st := call(fs, cancel, &in.InHeader, fsproto.Tmpfile, &req, &res); !st.Ok() {
+		return st
+	}
+	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, ""); !st.Ok() {
+		return st
+	}
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, &out.OpenOut)
+	return fuse.OK
+}
+
+// Read reads from the connection straight into the buffer that go-fuse writes
+// to the kernel.
+func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	size := min(int(in.Size), len(buf), fsproto.MaxData)
+	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}
+	var res fsproto.AttrRes
+	ctx := begin(cancel, &in.InHeader)
+	defer ctx.end()
+	n, err := rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]})
+	if err != nil {
+		return nil, errno(err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// Writev is asked first by go-fuse; from /dev/fuse the data is in one piece,
+// and in more it would be joined for Write.
+func (fs *FS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	if len(data) != 1 {
+		return 0, fuse.ENOSYS
+	}
+	return fs.Write(cancel, in, data[0])
+}
+
+// Write sends the kernel's data on without copying it.
+func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	f := fs.handles.file(in.Fh)
+	if f == nil {
+		return 0, fuse.EBADF
+	}
+	f.dirty.Store(true)
+	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
+	var res fsproto.WriteRes
+	ctx := begin(cancel, &in.InHeader)
+	defer ctx.end()
+	_, err := rpc.CallWith(ctx, fs.peer, fsproto.Write, &req, &res, rpc.Extra{Data: data})
+	fs.nodes.touch(f.node)
+	if err != nil {
+		return 0, errno(err)
+	}
+	if uint64(res.Count) > uint64(len(data)) {
+		return 0, fuse.EIO
+	}
+	if res.Offset != in.Offset && res.Count > 0 {
+		fs.notices.invalidate(f.node) // somebody else's data lies where the kernel put this
+	}
+	return res.Count, fuse.OK
+}
+
+// writeFlags looks at the flags that the file has now, which fcntl(2) may have
+// changed since it was opened. Pages that mmap has dirtied go where they belong.
+func writeFlags(in *fuse.WriteIn) (out uint32) {
+	if in.Flags&syscall.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0 {
+		out |= fsproto.WriteAppend
+	}
+	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
+		out |= fsproto.WriteKillPriv
+	}
+	switch {
+	case in.Flags&syscall.O_SYNC == syscall.O_SYNC:
+		out |= fsproto.WriteSync
+	case in.Flags&syscall.O_DSYNC != 0:
+		out |= fsproto.WriteDataSync
+	}
+	return out
+}
+
+// Flush is close(2) on one descriptor. If nothing was written since the last
+// one there is nothing to report.
+func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	f := fs.handles.file(in.Fh)
+	if f == nil || !f.dirty.Swap(false) {
+		return fuse.OK
+	}
+	return call(fs, cancel, &in.InHeader, fsproto.Flush, &fsproto.HandleReq{Handle: fsproto.Handle(in.Fh)}, &fsproto.AttrRes{})
+}
+
+// Fsync waits until the file is on the daemon's disk.
+func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	req := fsproto.FsyncReq{Handle: fsproto.Handle(in.Fh), DataOnly: in.FsyncFlags&1 != 0}
+	return call(fs, cancel, &in.InHeader, fsproto.Fsync, &req, &fsproto.AttrRes{})
+}
+
+// Release closes a file after its last descriptor. Nobody waits for it.
+func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	fs.handles.removeFile(in.Fh)
+	fs.release(fsproto.Handle(in.Fh))
+}
+
+// release closes a handle at the daemon. It is not cut short: what is left over
+// would stay open until the session ends.
+func (fs *FS) release(h fsproto.Handle) {
+	if err := rpc.Call(context.Background(), fs.peer, fsproto.Release, &fsproto.ReleaseReq{Handle: h}, &fsproto.Empty{}); err != nil {
+		fs.log.Debug("release", "handle", uint64(h), "err", err)
+	}
+}
+
+// Fallocate knows the modes that the kernel lets through to FUSE.
+func (fs *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	if in.Mode&^(fsproto.FallocKeepSize|fsproto.FallocPunchHole|fsproto.FallocZeroRange) != 0 {
+		return fuse.Status(syscall.EOPNOTSUPP)
+	}
+	req := fsproto.FallocateReq{Handle: fsproto.Handle(in.Fh), Mode: in.Mode, Offset: in.Offset, Length: in.Length}
+	st := call(fs, cancel, &in.InHeader, fsproto.Fallocate, &req, &fsproto.AttrRes{})
+	fs.nodes.touch(fsproto.Node(in.NodeId))
+	return st
+}
+
+// Lseek finds data and holes; the kernel does the rest of lseek(2) itself.
+func (fs *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	if in.Whence != uint32(fsproto.SeekData) && in.Whence != uint32(fsproto.SeekHole) {
+		return fuse.EINVAL
+	}
+	req := fsproto.LseekReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Whence: uint8(in.Whence)}
+	var res fsproto.LseekRes
+	st := call(fs, cancel, &in.InHeader, fsproto.Lseek, &req, &res)
+	out.Offset = res.Offset
+	return st
+}
+
+// maxCopy is the most that one reply can tell of, in whole pages. The kernel
+// tells the program how much was copied, and the program asks again.
+const maxCopy = 1<<32 - 1<<12
+
+// CopyFileRange copies at the daemon. The kernel sends it for two files of this
+// mount only.
+func (fs *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	if in.Flags != 0 {
+		return 0, fuse.EINVAL
+	}
+	req := fsproto.CopyReq{
+		From: fsproto.Handle(in.FhIn), FromOffset: in.OffIn,
+		To: fsproto.Handle(in.FhOut), ToOffset: in.OffOut, Length: min(in.Len, maxCopy),
+	}
+	if f := fs.handles.file(in.FhOut); f != nil {
+		f.dirty.Store(true)
+	}
+	var res fsproto.CopyRes
+	st := call(fs, cancel, &in.InHeader, fsproto.CopyFileRange, &req, &res)
+	fs.nodes.touch(fsproto.Node(in.NodeIdOut))
+	if !st.Ok() {
+		return 0, st
+	}
+	if res.Count > req.Length {
+		return 0, fuse.EIO
+	}
+	return uint32(res.Count), fuse.OK
+}

@@ -1,0 +1,217 @@
+package mount
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
+)
+
+// call makes a call for a request of the kernel and maps its error.
+func call[Req, Res any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[Req, Res], req *Req, res *Res) fuse.Status {
+	ctx := begin(cancel, h)
+	defer ctx.end()
+	return errno(rpc.Call(ctx, fs.peer, op, req, res))
+}
+
+// nameStatus refuses names that the protocol does not carry. The kernel sends
+// "." and ".." to servers of NFS exports only, which this is not.
+func nameStatus(names ...string) fuse.Status {
+	for _, name := range names {
+		if len(name) > fsproto.MaxName {
+			return fuse.Status(syscall.ENAMETOOLONG)
+		}
+		if !fsproto.ValidName(name) {
+			return fuse.EINVAL
+		}
+	}
+	return fuse.OK
+}
+
+// Lookup finds an entry. That there is none is remembered by the kernel too.
+func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if st := nameStatus(name); !st.Ok() {
+		return st
+	}
+	req := fsproto.LookupReq{Parent: fsproto.Node(h.NodeId), Name: name}
+	var res fsproto.LookupRes
+	if st := call(fs, cancel, h, fsproto.Lookup, &req, &res); !st.Ok() {
+		return st
+	}
+	if !res.Exists {
+		if fs.cfg.NegativeTimeout < 0 {
+			return fuse.ENOENT
+		}
+		out.SetEntryTimeout(fs.cfg.NegativeTimeout) // with NodeId 0
+		return fuse.OK
+	}
+	return fs.introduce(out, &res.Entry, req.Parent, name)
+}
+
+// introduce tells the kernel of a node that a reply has named, and counts the
+// reference that the kernel takes with it.
+func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Node, name string) fuse.Status {
+	if e.Node == 0 || e.Node == fsproto.RootNode || uint64(e.Node) == ^uint64(0) {
+		return fuse.EIO // not the daemon's to give, or go-fuse's own
+	}
+	fs.nodes.note(e, parent, name)
+	fs.fillEntry(out, e, 0)
+	return fuse.OK
+}
+
+// Forget takes references of the kernel back.
+func (fs *FS) Forget(nodeid, nlookup uint64) {
+	if f, last := fs.nodes.forget(fsproto.Node(nodeid), nlookup); last {
+		fs.forgets.add(f)
+	}
+}
+
+// GetAttr reads attributes, through the open file if the kernel names one: it
+// may have no name any more.
+func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	req := fsproto.GetattrReq{Node: fsproto.Node(in.NodeId)}
+	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
+		req.Handle = fsproto.Handle(in.Fh())
+	}
+	var res fsproto.AttrRes
+	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
+		return st
+	}
+	fs.fillAttrOut(out, &res.Attr)
+	return fuse.OK
+}
+
+// Statx is sent by kernels from 6.6 on when a program asks for the birth time.
+func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	req := fsproto.GetattrReq{Node: fsproto.Node(in.NodeId)}
+	if in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0 {
+		req.Handle = fsproto.Handle(in.Fh)
+	}
+	var res fsproto.AttrRes
+	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
+		return st
+	}
+	fs.fillStatx(&out.Statx, &res.Attr)
+	out.SetTimeout(fs.cfg.AttrTimeout)
+	return fuse.OK
+}
+
+func (fs *FS) fillStatx(out *fuse.Statx, a *fsproto.Attr) {
+	*out = fuse.Statx{
+		Mask:      unix.STATX_BASIC_STATS,
+		Blksize:   a.BlockSize,
+		Nlink:     a.Nlink,
+		Uid:       fs.ids.uid(a.UID),
+		Gid:       fs.ids.gid(a.GID),
+		Mode:      uint16(fs.ids.mode(a.Mode)),
+		Ino:       a.Ino,
+		Size:      a.Size,
+		Blocks:    a.Blocks,
+		Atime:     sxTime(a.Atime),
+		Mtime:     sxTime(a.Mtime),
+		Ctime:     sxTime(a.Ctime),
+		RdevMajor: a.RdevMajor,
+		RdevMinor: a.RdevMinor,
+	}
+	if a.Flags&fsproto.AttrHasBtime != 0 {
+		out.Mask |= unix.STATX_BTIME
+		out.Btime = sxTime(a.Btime)
+	}
+}
+
+// SetAttr changes attributes.
+func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	req := fs.setattrReq(in)
+	var res fsproto.AttrRes
+	st := call(fs, cancel, &in.InHeader, fsproto.Setattr, &req, &res)
+	fs.nodes.touch(req.Node)
+	if !st.Ok() {
+		return st
+	}
+	fs.fillAttrOut(out, &res.Attr)
+	return fuse.OK
+}
+
+func (fs *FS) setattrReq(in *fuse.SetAttrIn) fsproto.SetattrReq {
+	req := fsproto.SetattrReq{Node: fsproto.Node(in.NodeId)}
+	if fh, ok := in.GetFh(); ok {
+		req.Handle = fsproto.Handle(fh)
+	}
+	set := func(bit uint32, on bool) {
+		if on {
+			req.Mask |= bit
+		}
+	}
+	if in.Valid&fuse.FATTR_MODE != 0 {
+		req.Mask |= fsproto.SetMode
+		req.Mode = in.Mode & fsproto.ModePerm
+	}
+	if in.Valid&fuse.FATTR_UID != 0 {
+		id, change := fs.ids.remoteUIDOf(in.Uid)
+		req.UID = id
+		set(fsproto.SetUID, change)
+	}
+	if in.Valid&fuse.FATTR_GID != 0 {
+		id, change := fs.ids.remoteGIDOf(in.Gid)
+		req.GID = id
+		set(fsproto.SetGID, change)
+	}
+	if in.Valid&fuse.FATTR_SIZE != 0 {
+		req.Mask |= fsproto.SetSize
+		req.Size = in.Size
+		set(fsproto.SetKillPriv, in.Valid&fuse.FATTR_KILL_SUIDGID != 0)
+	}
+	if in.Valid&fuse.FATTR_ATIME_NOW != 0 {
+		req.Mask |= fsproto.SetAtimeNow
+	} else if in.Valid&fuse.FATTR_ATIME != 0 {
+		req.Mask |= fsproto.SetAtime
+		req.Atime = fsproto.Time{Sec: int64(in.Atime), Nsec: in.Atimensec}
+	}
+	if in.Valid&fuse.FATTR_MTIME_NOW != 0 {
+		req.Mask |= fsproto.SetMtimeNow
+	} else if in.Valid&fuse.FATTR_MTIME != 0 {
+		req.Mask |= fsproto.SetMtime
+		req.Mtime = fsproto.Time{Sec: int64(in.Mtime), Nsec: in.Mtimensec}
+	}
+	return req
+}
+
+// Access asks the daemon, which alone decides about rights.
+func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
+	req := fsproto.AccessReq{Node: fsproto.Node(in.NodeId), Mask: uint8(in.Mask & 7)}
+	var res fsproto.AttrRes
+	return call(fs, cancel, &in.InHeader, fsproto.Access, &req, &res)
+}
+
+// StatFs tells about the file system that holds the node.
+func (fs *FS) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	req := fsproto.StatfsReq{Node: fsproto.Node(h.NodeId)}
+	var res fsproto.StatfsRes
+	if st := call(fs, cancel, h, fsproto.Statfs, &req, &res); !st.Ok() {
+		return st
+	}
+	*out = fuse.StatfsOut{
+		Blocks: res.Blocks, Bfree: res.BlocksFree, Bavail: res.BlocksAvail,
+		Files: res.Files, Ffree: res.FilesFree,
+		Bsize: res.BlockSize, Frsize: res.FragmentSize, NameLen: min(res.NameLen, fsproto.MaxName),
+	}
+	return fuse.OK
+}
+
+// Readlink reads the target of a symbolic link.
+func (fs *FS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+	req := fsproto.ReadlinkReq{Node: fsproto.Node(h.NodeId)}
+	var res fsproto.ReadlinkRes
+	if st := call(fs, cancel, h, fsproto.Readlink, &req, &res); !st.Ok() {
+		return nil, st
+	}
+	return res.Target, fuse.OK
+}
+
+// Ioctl knows none; ENOSYS would make the kernel stop asking, with the same result.
+func (fs *FS) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.Status(syscall.ENOTTY)
+}

@@ -1,0 +1,86 @@
+package mount
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+)
+
+// xattrName refuses what the protocol does not carry.
+func xattrName(name string) fuse.Status {
+	if name == "" || len(name) > fsproto.MaxXattrName {
+		return fuse.ERANGE // what setxattr(2) says of such names
+	}
+	return fuse.OK
+}
+
+// GetXAttr reads an attribute into dest. If dest is too small the size needed
+// is returned with ERANGE; go-fuse turns that into an answer when the program
+// only asked for the size.
+func (fs *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
+	if st := xattrName(attr); !st.Ok() {
+		return 0, st
+	}
+	req := fsproto.GetxattrReq{Node: fsproto.Node(h.NodeId), Name: attr}
+	var res fsproto.XattrRes
+	if st := call(fs, cancel, h, fsproto.Getxattr, &req, &res); !st.Ok() {
+		return 0, st
+	}
+	if len(res.Value) > len(dest) {
+		return uint32(len(res.Value)), fuse.ERANGE
+	}
+	return uint32(copy(dest, res.Value)), fuse.OK
+}
+
+// ListXAttr lists names, each followed by NUL; sizes as in GetXAttr.
+func (fs *FS) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	req := fsproto.NodeReq{Node: fsproto.Node(h.NodeId)}
+	var res fsproto.ListxattrRes
+	if st := call(fs, cancel, h, fsproto.Listxattr, &req, &res); !st.Ok() {
+		return 0, st
+	}
+	size := 0
+	for _, name := range res.Names {
+		size += len(name) + 1
+	}
+	if size > len(dest) {
+		return uint32(size), fuse.ERANGE
+	}
+	list := dest[:0]
+	for _, name := range res.Names {
+		list = append(append(list, name...), 0)
+	}
+	return uint32(size), fuse.OK
+}
+
+// SetXAttr sets an attribute.
+func (fs *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
+	if st := xattrName(attr); !st.Ok() {
+		return st
+	}
+	if len(data) > fsproto.MaxXattr {
+		return fuse.Status(syscall.E2BIG)
+	}
+	if in.Flags&^(fsproto.XattrCreate|fsproto.XattrReplace) != 0 {
+		return fuse.EINVAL
+	}
+	req := fsproto.SetxattrReq{Node: fsproto.Node(in.NodeId), Name: attr, Value: data, Flags: in.Flags}
+	var res fsproto.AttrRes
+	st := call(fs, cancel, &in.InHeader, fsproto.Setxattr, &req, &res)
+	fs.nodes.touch(req.Node)
+	return st
+}
+
+// RemoveXAttr removes an attribute.
+func (fs *FS) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string) fuse.Status {
+	if st := xattrName(attr); !st.Ok() {
+		return st
+	}
+	req := fsproto.RemovexattrReq{Node: fsproto.Node(h.NodeId), Name: attr}
+	var res fsproto.AttrRes
+	st := call(fs, cancel, h, fsproto.Removexattr, &req, &res)
+	fs.nodes.touch(req.Node)
+	return st
+}

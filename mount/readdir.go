@@ -1,0 +1,241 @@
+package mount
+
+import (
+	"math"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+)
+
+// Positions in a directory. 0 is the beginning. The two constants stand after
+// "." and after "..", which the daemon does not list; every other position is
+// a cookie of the daemon's and stands after its entry. The constants are random
+// numbers below 2⁶³, which is as far as seekdir(3) goes; a daemon's cookie that
+// equals one of them, is 0 or lies beyond 2⁶³ makes the listing fail with EIO.
+const (
+	afterDot    = 0x5d1e_84b3_92f6_c07a
+	afterDotDot = 0x5d1e_84b3_92f6_c07b
+)
+
+// Sizes of the daemon's replies in bytes. A listing that is read to its end
+// gets larger pages; after a change of our own it starts over with small ones.
+const (
+	firstPage = 64 << 10
+	lastPage  = 1 << 20
+)
+
+// dir is an open directory.
+type dir struct {
+	node fsproto.Node
+	ino  uint64
+
+	mu   sync.Mutex // reads of one open directory take turns
+	page page
+	size uint32 // of the next page, in bytes
+}
+
+// page is the part of a listing that was fetched last. Each entry with a node
+// holds one reference in the node table, which is handed on to the kernel with
+// the entry or given back when the page is dropped.
+type page struct {
+	from    uint64 // daemon's position that the page starts at
+	entries []fsproto.Dirent
+	next    int // index of the entry that is served next
+	end     bool
+	plus    bool      // entries have nodes and attributes
+	clock   uint64    // of the node table, before the page was fetched
+	fetched time.Time // zero: there is no page
+}
+
+// OpenDir opens a directory.
+func (fs *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: fsproto.OpenDir}
+	var res fsproto.OpenRes
+	if st := call(fs, cancel, &in.InHeader, fsproto.Opendir, &req, &res); !st.Ok() {
+		return st
+	}
+	fs.handles.addDir(req.Handle, &dir{node: req.Node, ino: res.Attr.Ino, size: firstPage})
+	out.Fh = uint64(req.Handle)
+	return fuse.OK
+}
+
+// ReleaseDir closes a directory.
+func (fs *FS) ReleaseDir(in *fuse.ReleaseIn) {
+	if d := fs.handles.removeDir(in.Fh); d != nil {
+		d.mu.Lock()
+		fs.dropPage(d)
+		d.mu.Unlock()
+	}
+	fs.release(fsproto.Handle(in.Fh))
+}
+
+// FsyncDir waits until the directory is on the daemon's disk.
+func (fs *FS) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	return fs.Fsync(cancel, in)
+}
+
+// ReadDir lists names.
+func (fs *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return fs.readdir(cancel, in, false, func(e fuse.DirEntry, _ *fsproto.Entry, _ time.Duration) (added, taken bool) {
+		return out.AddDirEntry(e), false
+	})
+}
+
+// ReadDirPlus lists names and tells the kernel of their nodes. It takes a
+// reference to each node in the reply.
+func (fs *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return fs.readdir(cancel, in, true, func(e fuse.DirEntry, node *fsproto.Entry, age time.Duration) (added, taken bool) {
+		entry := out.AddDirLookupEntry(e)
+		if entry == nil || node == nil {
+			return entry != nil, false // NodeId 0: only the name
+		}
+		fs.fillEntry(entry, node, age)
+		return true, true
+	})
+}
+
+// addEntry puts an entry into the reply to the kernel. node is nil where only
+// the name is told. taken reports that the kernel has got a reference.
+type addEntry func(e fuse.DirEntry, node *fsproto.Entry, age time.Duration) (added, taken bool)
+
+// readdir serves one request from the page at hand, or from a new one. One page
+// serves several requests; several pages never serve one.
+func (fs *FS) readdir(cancel <-chan struct{}, in *fuse.ReadIn, plus bool, add addEntry) fuse.Status {
+	d := fs.handles.dir(in.Fh)
+	if d == nil {
+		return fuse.EBADF
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+
+	pos := in.Offset
+	if pos == 0 || pos == afterDot {
+		var full bool
+		if pos, full = fs.addDots(d, pos, add); full {
+			return fuse.OK
+		}
+		fs.dropPage(d) // rewinddir(3) looks again
+	}
+	if pos == afterDotDot {
+		pos = 0 // of the daemon
+	}
+	if !fs.usable(d, pos, plus) {
+		fs.dropPage(d)
+		if st := fs.fetch(cancel, in, d, pos, plus); !st.Ok() {
+			return st
+		}
+	}
+	fs.serve(d, add)
+	return fuse.OK
+}
+
+// addDots adds "." and "..", or only the latter. It returns the position after
+// what was added, and whether the reply is full.
+func (fs *FS) addDots(d *dir, pos uint64, add addEntry) (uint64, bool) {
+	if pos == 0 {
+		if ok, _ := add(fuse.DirEntry{Name: ".", Mode: fuse.S_IFDIR, Ino: d.ino, Off: afterDot}, nil, 0); !ok {
+			return pos, true
+		}
+	}
+	up := fuse.DirEntry{Name: "..", Mode: fuse.S_IFDIR, Ino: fs.nodes.inoOfParent(d.node), Off: afterDotDot}
+	if ok, _ := add(up, nil, 0); !ok {
+		return afterDot, true
+	}
+	return afterDotDot, false
+}
+
+// usable reports whether the page can serve from pos on, and moves it there. A
+// page is given up when this mount has changed the directory since, when it is
+// older than the time-outs allow, or when it lacks nodes that are asked for.
+func (fs *FS) usable(d *dir, pos uint64, plus bool) bool {
+	p := &d.page
+	if p.fetched.IsZero() || plus && !p.plus {
+		return false
+	}
+	if fs.nodes.changedSince(d.node, p.clock) || time.Since(p.fetched) > min(fs.cfg.EntryTimeout, fs.cfg.AttrTimeout) {
+		d.size = firstPage
+		return false
+	}
+	return p.seek(pos) && (p.next < len(p.entries) || p.end)
+}
+
+// seek moves the page to the entry after pos, if it has that position.
+func (p *page) seek(pos uint64) bool {
+	if p.next > 0 && p.entries[p.next-1].Cookie == pos {
+		return true
+	}
+	// Entries before next have handed their references on already, so going
+	// back needs a new page.
+	if p.next == 0 && p.from == pos {
+		return true
+	}
+	return false
+}
+
+// fetch gets the page that starts at pos.
+func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64, plus bool) fuse.Status {
+	p := page{from: pos, plus: plus, clock: fs.nodes.clock.read(), fetched: time.Now()}
+	req := fsproto.ReaddirReq{Handle: fsproto.Handle(in.Fh), Cookie: pos, Size: d.size, Entries: plus}
+	var res fsproto.ReaddirRes
+	if st := call(fs, cancel, &in.InHeader, fsproto.Readdir, &req, &res); !st.Ok() {
+		return st
+	}
+	if len(res.Entries) == 0 && !res.End {
+		return fuse.EIO
+	}
+	for i := range res.Entries {
+		e := &res.Entries[i]
+		if c := e.Cookie; c == 0 || c == afterDot || c == afterDotDot || c > math.MaxInt64 {
+			return fuse.EIO
+		}
+		if e.Known && (e.Entry.Node == 0 || e.Entry.Node == fsproto.RootNode || uint64(e.Entry.Node) == math.MaxUint64) {
+			return fuse.EIO
+		}
+	}
+	for i := range res.Entries {
+		if e := &res.Entries[i]; e.Known {
+			fs.nodes.note(&e.Entry, d.node, e.Name)
+			e.Entry.FileHandle = nil // the table has a copy
+		}
+	}
+	p.entries, p.end = res.Entries, res.End
+	d.page = p
+	d.size = min(2*d.size, lastPage)
+	return fuse.OK
+}
+
+// serve adds entries of the page until the reply is full. The attributes of a
+// node that this mount has changed since the page was fetched are out of date;
+// the kernel gets the name alone then and looks the node up.
+func (fs *FS) serve(d *dir, add addEntry) {
+	p := &d.page
+	age := time.Since(p.fetched)
+	for ; p.next < len(p.entries); p.next++ {
+		e := &p.entries[p.next]
+		var node *fsproto.Entry
+		if e.Known && !fs.nodes.changedSince(e.Entry.Node, p.clock) {
+			node = &e.Entry
+		}
+		added, taken := add(fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}, node, age)
+		if !added {
+			return
+		}
+		if e.Known && !taken {
+			fs.Forget(uint64(e.Entry.Node), 1)
+		}
+	}
+}
+
+// dropPage gives back the references of entries that nobody has asked for.
+func (fs *FS) dropPage(d *dir) {
+	p := &d.page
+	for i := p.next; i < len(p.entries); i++ {
+		if e := &p.entries[i]; e.Known {
+			fs.Forget(uint64(e.Entry.Node), 1)
+		}
+	}
+	*p = page{}
+}

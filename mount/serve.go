@@ -1,0 +1,167 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/rpycfs/rpycfs/internal/mounts"
+)
+
+// Sizes of the mount.
+const (
+	maxWrite      = 1 << 20 // bytes in one read or write request
+	maxBackground = 128     // read-ahead and write-back requests at once
+)
+
+// capabilities are what is asked of the kernel beyond go-fuse's choice. One that
+// the kernel lacks is left out:
+//
+//   - ATOMIC_O_TRUNC: open and truncate in one request
+//   - DONT_MASK: the umask comes as it is, the daemon applies it
+//   - HANDLE_KILLPRIV_V2 (5.12): the kernel says when set-id bits must go
+//   - READDIRPLUS_AUTO: listings with attributes only for who looks at them
+//   - ASYNC_DIO: direct reads and writes in parallel
+//   - DIRECT_IO_ALLOW_MMAP (6.6): shared mappings of files open for appending
+const capabilities = fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 |
+	fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP
+
+// Mounted is a file system in the mount table.
+type Mounted struct {
+	Dir string // absolute, without symlinks
+	Dev string // major:minor, as in the mount table
+
+	fs     *FS
+	server *fuse.Server
+}
+
+// Mount puts fs into the mount table at dir. Serve must be called then. On an
+// error nothing is mounted and fs is of no more use.
+func Mount(fs *FS, dir string) (*Mounted, error) {
+	m := &Mounted{Dir: dir, fs: fs}
+	opts := fs.mountOptions()
+	var err error
+	if fs.cfg.Fusermount {
+		m.server, err = viaFusermount(fs, dir, opts)
+	} else {
+		m.server, err = fuse.NewServer(fs, dir, opts)
+	}
+	if err != nil {
+		fs.OnUnmount()
+		return nil, fmt.Errorf("mount: %w", err)
+	}
+	if at, err := mounts.At(dir); err == nil && at.Type == mounts.FSType {
+		m.Dev = at.Dev
+		fs.raiseReadAhead(m.Dev)
+	}
+	return m, nil
+}
+
+func (fs *FS) mountOptions() *fuse.MountOptions {
+	opts := &fuse.MountOptions{
+		FsName:            fs.cfg.Source,
+		Name:              strings.TrimPrefix(mounts.FSType, "fuse."),
+		AllowOther:        fs.cfg.AllowOther,
+		MaxWrite:          maxWrite,
+		MaxBackground:     maxBackground,
+		DisableSplice:     true, // fails at 1 MiB and a header
+		ExtraCapabilities: capabilities,
+		PanicHandler:      fs.panicked,
+		Logger:            slog.NewLogLogger(fs.log.Handler(), slog.LevelDebug),
+	}
+	if fs.cfg.Fusermount {
+		opts.Options = fusermountOptions(fs.cfg.Flags)
+	} else {
+		opts.DirectMountStrict = true
+		opts.DirectMountFlags = fs.cfg.Flags | unix.MS_MGC_VAL // not 0, which means a default
+	}
+	return opts
+}
+
+// panicked answers a request whose handler has panicked.
+func (fs *FS) panicked(v any) fuse.Status {
+	fs.log.Error("panic in a request of the kernel", "panic", v, "stack", string(debug.Stack()))
+	return fuse.EIO
+}
+
+// mountFlags are the flags of mount(2) by their names for fusermount3.
+var mountFlags = []struct {
+	flag uintptr
+	name string
+}{
+	{unix.MS_RDONLY, "ro"}, {unix.MS_NOSUID, "nosuid"}, {unix.MS_NODEV, "nodev"}, {unix.MS_NOEXEC, "noexec"},
+	{unix.MS_NOATIME, "noatime"}, {unix.MS_SYNCHRONOUS, "sync"}, {unix.MS_DIRSYNC, "dirsync"},
+}
+
+func fusermountOptions(flags uintptr) (opts []string) {
+	for _, f := range mountFlags {
+		if flags&f.flag != 0 {
+			opts = append(opts, f.name)
+		}
+	}
+	return opts
+}
+
+// viaFusermount mounts through the set-uid helper. What it has to say on stderr
+// becomes part of the error.
+func viaFusermount(fs *FS, dir string, opts *fuse.MountOptions) (*fuse.Server, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	said := make(chan string, 1)
+	go func() {
+		text, _ := io.ReadAll(io.LimitReader(r, 4096))
+		r.Close()
+		said <- string(text)
+	}()
+	stderr := os.Stderr
+	os.Stderr = w // go-fuse hands it on to the helper
+	server, err := fuse.NewServer(fs, dir, opts)
+	os.Stderr = stderr
+	w.Close()
+	text := strings.TrimSpace(<-said)
+	if err != nil && text != "" {
+		return nil, errors.New(strings.ReplaceAll(text, "\n", "; "))
+	}
+	return server, err
+}
+
+// raiseReadAhead lets the kernel read further ahead than its 128 KiB, where
+// this process may say so.
+func (fs *FS) raiseReadAhead(dev string) {
+	path := filepath.Join("/sys/class/bdi", dev, "read_ahead_kb")
+	if err := os.WriteFile(path, strconv.AppendInt(nil, int64(fs.cfg.ReadAhead), 10), 0); err != nil {
+		fs.log.Debug("read-ahead stays at the kernel's default", "err", err)
+	}
+}
+
+// Serve answers the kernel until the file system is unmounted.
+func (m *Mounted) Serve() { m.server.Serve() }
+
+// Unmount takes the file system out of the mount table. Files that are open
+// keep it alive, until this process ends, only if lazy is set; otherwise it
+// fails with EBUSY. A mount that somebody else has put on top is left alone.
+func (m *Mounted) Unmount(lazy bool) error {
+	at, err := mounts.At(m.Dir)
+	if errors.Is(err, mounts.ErrNotMounted) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if at.Dev != m.Dev {
+		return fmt.Errorf("unmount %s: covered by another mount: %w", m.Dir, syscall.EBUSY)
+	}
+	return mounts.Unmount(m.Dir, lazy, m.fs.cfg.Fusermount)
+}

@@ -5,9 +5,13 @@ package bufconn
 
 import (
 	"bufio"
+	"errors"
 	"net"
 	"sync"
 )
+
+// ErrLimit means that the peer sent more than LimitReads allows.
+var ErrLimit = errors.New("bufconn: peer sent more than it may before it is known")
 
 // Size of each direction's buffer, in bytes.
 const Size = 256 << 10
@@ -17,7 +21,8 @@ const Size = 256 << 10
 // of net.Conn.
 type Conn struct {
 	net.Conn
-	r *bufio.Reader
+	r    *bufio.Reader
+	left int64 // bytes that may still be read; < 0: no limit
 
 	mu   sync.Mutex // held across a write to the socket: writes keep their order
 	w    *bufio.Writer
@@ -27,7 +32,28 @@ type Conn struct {
 // New wraps c. Writes go straight through until Hold is called, as a handshake
 // needs them.
 func New(c net.Conn) *Conn {
-	return &Conn{Conn: c, r: bufio.NewReaderSize(c, 4<<10)}
+	b := &Conn{Conn: c, left: -1}
+	b.r = bufio.NewReaderSize((*source)(b), 4<<10)
+	return b
+}
+
+// LimitReads lets n more bytes be read from the socket until Hold is called;
+// then reads fail with ErrLimit. It is called before the first read.
+func (c *Conn) LimitReads(n int64) { c.left = n }
+
+// source is where the read buffer comes from: the socket under the limit.
+type source Conn
+
+func (s *source) Read(p []byte) (int, error) {
+	if s.left < 0 {
+		return s.Conn.Read(p)
+	}
+	if s.left == 0 {
+		return 0, ErrLimit
+	}
+	n, err := s.Conn.Read(p[:min(int64(len(p)), s.left)])
+	s.left -= int64(n)
+	return n, err
 }
 
 // Read reads from the buffer, filling it when it is empty.
@@ -43,13 +69,14 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// Hold makes writes stay in the buffer until it is full or Flush is called, and
-// enlarges the read buffer. It is called between handshake and first use, while
+// Hold makes writes stay in the buffer until it is full or Flush is called,
+// enlarges the read buffer and lifts the limit of LimitReads. It is called between handshake and first use, while
 // nobody reads.
 func (c *Conn) Hold() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hold = true
+	c.left = -1
 	c.w = bufio.NewWriterSize(c.Conn, Size)
 	c.r = bufio.NewReaderSize(c.r, Size)
 }

@@ -14,6 +14,11 @@ const (
 	peerGRPC   = "grpc-go"
 	peerPlain  = "plain TLS"
 	peerRpycfs = "rpycfs"
+
+	// Variants of ours, for information.
+	peerQuery = "rpycfs, in a goroutine" // as handlers that may block run
+	peerSlot  = "rpycfs, with a slot"    // executed exactly once
+	peerMain  = "rpycfs, one connection" // bulk beside everything else
 )
 
 // Names of the rows.
@@ -36,10 +41,12 @@ var targets = []runs.Target{
 
 // clients are connected to every server of the server process.
 type clients struct {
-	mux   *muxClient
-	grpc  *grpcClient
-	plain *plainClient
-	open  []io.Closer
+	mux    *muxClient
+	grpc   *grpcClient
+	plain  *plainClient
+	rpycfs *rpycfsClient // with bulk connections
+	single *rpycfsClient // without
+	open   []io.Closer
 }
 
 func dialAll(h *hello) (c *clients, err error) {
@@ -62,6 +69,14 @@ func dialAll(h *hello) (c *clients, err error) {
 		return nil, err
 	}
 	c.open = append(c.open, c.plain)
+	if c.single, err = dialRpycfs(h.Rpycfs, conf, 0); err != nil {
+		return nil, err
+	}
+	c.open = append(c.open, c.single)
+	if c.rpycfs, err = dialRpycfs(h.Rpycfs, conf, bulkConns); err != nil {
+		return nil, err
+	}
+	c.open = append(c.open, c.rpycfs)
 	return c, nil
 }
 
@@ -101,7 +116,10 @@ type namedEchoer struct {
 }
 
 func (c *clients) echoers() []namedEchoer {
-	return []namedEchoer{{peerMux, c.mux}, {peerGRPC, c.grpc}}
+	return []namedEchoer{
+		{peerMux, c.mux}, {peerGRPC, c.grpc}, {peerRpycfs, echoOp{c.rpycfs, opQuick}},
+		{peerQuery, echoOp{c.rpycfs, opQuery}}, {peerSlot, echoOp{c.rpycfs, opSlot}},
+	}
 }
 
 type namedMover struct {
@@ -110,5 +128,5 @@ type namedMover struct {
 }
 
 func (c *clients) movers() []namedMover {
-	return []namedMover{{peerPlain, c.plain}}
+	return []namedMover{{peerPlain, c.plain}, {peerRpycfs, c.rpycfs}, {peerMain, c.single}}
 }

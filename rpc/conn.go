@@ -115,7 +115,7 @@ func (c *conn) open() error {
 	cfg.AcceptBacklog = 16
 	cfg.EnableKeepAlive = false // our own ping runs on the control stream
 	cfg.ConnectionWriteTimeout = 30 * time.Second
-	cfg.StreamOpenTimeout = c.peer.cfg.PingTimeout
+	cfg.StreamOpenTimeout = 0 // open has its own
 	cfg.MaxStreamWindowSize = Window
 	cfg.LogOutput = nil
 	cfg.Logger = yamuxLog{c.peer.cfg.Log}

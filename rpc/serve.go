@@ -260,6 +260,9 @@ func (p *Peer) handle(ctx context.Context, in *incoming) {
 	if err == nil && in.slotted() && len(meta) > MaxSlotReply {
 		err = fmt.Errorf("reply of %d bytes does not fit a slot", len(meta))
 	}
+	if err != nil && p.ctx.Err() != nil {
+		err = ErrGone
+	}
 	kind := kindReply
 	if err != nil {
 		kind, meta = kindError, p.errorMeta(in, err)

@@ -1,0 +1,273 @@
+// Package client is a session to a daemon: it dials, logs in, and when the
+// connection is lost dials again and resumes, so that calls in flight are
+// answered over whatever connection comes next.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rpycfs/rpycfs/auth"
+	"github.com/rpycfs/rpycfs/rpc"
+)
+
+// DefaultPort is where a daemon listens unless it is told otherwise.
+const DefaultPort = "19912"
+
+// Back-off between attempts to reach the daemon again, and how long one attempt
+// may take.
+const (
+	minBackoff    = 50 * time.Millisecond
+	maxBackoff    = 5 * time.Second
+	attemptLimit  = 10 * time.Second
+	logoutTimeout = 2 * time.Second
+)
+
+// Config describes a session. It is not changed once Dial has it.
+type Config struct {
+	// Address is host:port, or unix:PATH.
+	Address string
+	// Auth logs in.
+	Auth *auth.Client
+	// Root answers the server's calls; it may be nil.
+	Root *rpc.Mux
+	// Bulk is how many connections for file data join the main one.
+	Bulk int
+	// Log receives what goes wrong; nil discards.
+	Log *slog.Logger
+}
+
+// Session is a session to a daemon. Its methods are safe for concurrent use.
+type Session struct {
+	cfg   Config
+	peer  *rpc.Peer
+	grant auth.Grant
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	done   chan struct{} // the session is over
+
+	mu    sync.Mutex
+	state State
+}
+
+// State tells how the session stands.
+type State struct {
+	Connected bool
+	Since     time.Time // of Connected being what it is
+	Epoch     uint32
+	LastError error     // why the last connection or attempt failed
+	NextTry   time.Time // while not connected
+}
+
+// Dial connects to the daemon and logs in. ctx bounds that, not the session.
+// The error is of the network (net.Error) or one of package auth's.
+func Dial(ctx context.Context, cfg Config) (*Session, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Session{cfg: cfg, done: make(chan struct{})}
+	conn, err := s.login(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.peer = rpc.NewPeer(rpc.Config{
+		Root: cfg.Root, Client: true, Log: cfg.Log,
+		CallSlots: s.grant.Slots, ReservedSlots: s.grant.Slots / 8,
+	})
+	go s.run(conn)
+	return s, nil
+}
+
+// login dials and logs in; once more if the password came too late for the
+// first connection.
+func (s *Session) login(ctx context.Context) (*auth.Conn, error) {
+	for {
+		nc, err := dial(ctx, s.cfg.Address)
+		if err != nil {
+			return nil, err
+		}
+		conn, grant, err := s.cfg.Auth.Login(ctx, nc)
+		if errors.Is(err, auth.ErrAgain) {
+			continue
+		}
+		s.grant = grant
+		return conn, err
+	}
+}
+
+// dial tries all addresses of a name, IPv6 and IPv4 side by side (RFC 8305).
+func dial(ctx context.Context, address string) (net.Conn, error) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+	// The session has a ping of its own.
+	return (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", address)
+}
+
+// Peer is this side of the session, for calls.
+func (s *Session) Peer() *rpc.Peer { return s.peer }
+
+// Done is closed when the session is over: closed from this side, or unknown to
+// the server.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// State returns how the session stands.
+func (s *Session) State() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+// Close logs out, if there is a connection to do it over, and ends the session.
+// It returns when nothing of it is left.
+func (s *Session) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, logoutTimeout)
+	defer cancel()
+	var err error
+	if s.peer.Connected() {
+		err = s.peer.Logout(ctx)
+	}
+	s.cancel()
+	s.peer.End(errors.New("closed"))
+	<-s.done
+	return err
+}
+
+// run keeps the session connected until it is over.
+func (s *Session) run(conn *auth.Conn) {
+	defer close(s.done)
+	for conn != nil {
+		s.connected(conn.Epoch)
+		err := s.serve(conn)
+		if s.ctx.Err() != nil {
+			return
+		}
+		s.cfg.Log.Warn("connection lost", "server", s.cfg.Address, "err", err)
+		s.lost(err)
+		conn = s.reconnect(conn.Epoch)
+	}
+}
+
+// serve runs the connection and those that join it.
+func (s *Session) serve(conn *auth.Conn) error {
+	ctx, cancel := context.WithCancel(s.ctx)
+	var joined sync.WaitGroup
+	for range s.cfg.Bulk {
+		joined.Add(1)
+		go func() {
+			defer joined.Done()
+			s.join(ctx, conn.Epoch)
+		}()
+	}
+	err := s.peer.Serve(transport{conn}, conn.Epoch)
+	cancel()
+	joined.Wait()
+	return err
+}
+
+// join adds a bulk connection. Without it the main connection carries the data,
+// so that a failure is no more than slower.
+func (s *Session) join(ctx context.Context, epoch uint32) {
+	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	defer cancel()
+	nc, err := dial(ctx, s.cfg.Address)
+	if err == nil {
+		var conn *auth.Conn
+		if conn, err = s.cfg.Auth.Resume(ctx, nc, s.grant, auth.Join, epoch); err == nil {
+			err = s.peer.ServeBulk(transport{conn}, epoch)
+		}
+	}
+	s.cfg.Log.Debug("bulk connection ended", "server", s.cfg.Address, "err", err)
+}
+
+// reconnect resumes the session in a higher epoch. It returns nil when the
+// session is over.
+func (s *Session) reconnect(epoch uint32) *auth.Conn {
+	backoff := minBackoff
+	for {
+		// Every attempt has its own epoch: the server may have taken one whose
+		// answer was lost.
+		epoch++
+		conn, err := s.resume(epoch)
+		switch {
+		case err == nil:
+			s.cfg.Log.Info("connection resumed", "server", s.cfg.Address, "epoch", epoch)
+			return conn
+		case errors.Is(err, auth.ErrSessionGone):
+			s.cfg.Log.Error("session lost", "server", s.cfg.Address, "err", err)
+			s.peer.End(err)
+			return nil
+		case s.ctx.Err() != nil:
+			return nil
+		}
+		wait := backoff/2 + rand.N(backoff)
+		backoff = min(2*backoff, maxBackoff)
+		s.failed(err, wait)
+		select {
+		case <-time.After(wait):
+		case <-s.ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *Session) resume(epoch uint32) (*auth.Conn, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, attemptLimit)
+	defer cancel()
+	nc, err := dial(ctx, s.cfg.Address)
+	if err != nil {
+		return nil, err
+	}
+	return s.cfg.Auth.Resume(ctx, nc, s.grant, auth.Resume, epoch)
+}
+
+func (s *Session) connected(epoch uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = State{Connected: true, Since: time.Now(), Epoch: epoch}
+}
+
+func (s *Session) lost(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = State{Since: time.Now(), Epoch: s.state.Epoch, LastError: err}
+}
+
+func (s *Session) failed(err error, wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.LastError = err
+	s.state.NextTry = time.Now().Add(wait)
+}
+
+// transport lets the RPC layer flush what the connection holds back.
+type transport struct{ *auth.Conn }
+
+func (t transport) Flush() error { return t.Raw.Flush() }
+
+// Explain turns an error of Dial into one line for a person: what failed, at
+// which address, and what to do.
+func Explain(address, user string, err error) string {
+	var dns *net.DNSError
+	var op *net.OpError
+	switch {
+	case errors.Is(err, auth.ErrRefused):
+		return fmt.Sprintf("%s refused user %q: wrong user, password or key", address, user)
+	case errors.As(err, &dns):
+		return fmt.Sprintf("cannot find %s: no such host; check the name", dns.Name)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("%s does not answer: check host, port and firewall", address)
+	case errors.As(err, &op):
+		return fmt.Sprintf("cannot reach %s: %v; check that rpycfsd runs there and the port is right", address, op.Err)
+	}
+	return fmt.Sprintf("%s: %v", address, err)
+}

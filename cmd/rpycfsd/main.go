@@ -1,0 +1,241 @@
+// Command rpycfsd exports a directory tree over one encrypted, authenticated
+// connection. See rpycfsd(8).
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/rpycfs/rpycfs/auth"
+	"github.com/rpycfs/rpycfs/internal/version"
+	"github.com/rpycfs/rpycfs/rpycfsd"
+)
+
+type options struct {
+	Path string `arg:"" optional:"" help:"Directory to export."`
+
+	Port         int      `help:"TCP port to listen on, on all addresses (default 19912)." placeholder:"PORT"`
+	Listen       []string `help:"Address to listen on: HOST:PORT or unix:PATH. May be repeated." placeholder:"ADDRESS" sep:"none"`
+	Users        string   `help:"Users file, as kept by rpycfs passwd." placeholder:"FILE" type:"path"`
+	User         string   `help:"Name of the only user, in place of a users file." placeholder:"NAME"`
+	Password     *string  `help:"Password of --user. Other local users can read it: prefer --password-file." placeholder:"PASSWORD"`
+	PasswordFile string   `help:"File whose first line is the password of --user." placeholder:"FILE" type:"path"`
+	State        string   `help:"Directory for the server's keys." placeholder:"DIR" type:"path"`
+	ReadOnly     bool     `help:"Refuse every change."`
+	RunAs        string   `help:"Whose rights decide: daemon." placeholder:"MODE" default:"daemon" enum:"daemon,account,caller"`
+	TLSCert      string   `name:"tls-cert" help:"Certificate (PEM) to use in place of the server's own key." placeholder:"FILE" type:"path"`
+	TLSKey       string   `name:"tls-key" help:"Key (PEM) of --tls-cert." placeholder:"FILE" type:"path"`
+	LogLevel     string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	Version      bool     `help:"Print the version and what this program needs."`
+}
+
+// Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot run, 2 for wrong
+// arguments.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is main for tests. It serves until ctx ends.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var o options
+	exited := -1
+	parser, err := kong.New(&o, kong.Name("rpycfsd"), kong.Writers(stdout, stderr),
+		kong.Description("Export a directory tree for mount.rpycfs."),
+		kong.Exit(func(code int) { exited = code }))
+	if err != nil {
+		panic(err)
+	}
+	_, err = parser.Parse(args)
+	switch {
+	case exited >= 0:
+		return exited
+	case err != nil:
+		return fail(stderr, exitUsage, err)
+	case o.Version:
+		fmt.Fprintln(stdout, version.String("rpycfsd"))
+		return 0
+	}
+	if err := o.check(); err != nil {
+		return fail(stderr, exitUsage, err)
+	}
+	if err := o.serve(ctx, stderr); err != nil {
+		return fail(stderr, exitFailed, err)
+	}
+	return 0
+}
+
+func fail(stderr io.Writer, code int, err error) int {
+	fmt.Fprintf(stderr, "rpycfsd: %v\n", err)
+	return code
+}
+
+// check refuses what does not fit together.
+func (o *options) check() error {
+	switch {
+	case o.Path == "":
+		return errors.New("no directory to export; see rpycfsd --help")
+	case o.RunAs != "daemon":
+		return fmt.Errorf("--run-as=%s is not in this release; --run-as=daemon is", o.RunAs)
+	case (o.TLSCert == "") != (o.TLSKey == ""):
+		return errors.New("--tls-cert and --tls-key go together")
+	case o.Port < 0 || o.Port > 65535:
+		return fmt.Errorf("--port=%d is no TCP port", o.Port)
+	case o.Port != 0 && len(o.Listen) > 0:
+		return errors.New("--port and --listen exclude each other")
+	case o.User == "" && o.Users == "":
+		return errors.New("nobody could log in: give --users=FILE (see rpycfs passwd), or --user=NAME with --password-file=FILE")
+	case o.User == "" && (o.Password != nil || o.PasswordFile != ""):
+		return errors.New("a password without --user=NAME")
+	case o.Password != nil && o.PasswordFile != "":
+		return errors.New("--password and --password-file exclude each other")
+	case o.User != "" && o.Users != "":
+		return errors.New("--user and --users exclude each other; add the user with rpycfs passwd -a")
+	}
+	return nil
+}
+
+func (o *options) serve(ctx context.Context, stderr io.Writer) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.LogLevel)); err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	users, err := o.users(log)
+	if err != nil {
+		return err
+	}
+	state, err := o.state()
+	if err != nil {
+		return err
+	}
+	// What a client asks for is all that counts.
+	syscall.Umask(0)
+	d, err := rpycfsd.New(rpycfsd.Config{
+		Path: o.Path, ReadOnly: o.ReadOnly, Listen: o.listen(), State: state,
+		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	for _, addr := range d.Addrs() {
+		log.Info("serving", "path", o.Path, "address", addr.String(), "key", d.Fingerprint())
+	}
+	defer o.reloads(users, log)()
+	notify(log, daemon.SdNotifyReady)
+	context.AfterFunc(ctx, func() { notify(log, daemon.SdNotifyStopping) })
+	return d.Serve(ctx)
+}
+
+// reloads reads the users file again at each SIGHUP. The returned function ends
+// that.
+func (o *options) reloads(users *auth.Users, log *slog.Logger) func() {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range hup {
+			if o.Users == "" {
+				continue
+			}
+			if err := users.Reload(); err != nil {
+				log.Error("users file not reloaded, the old users stay", "err", err)
+				continue
+			}
+			log.Info("users file reloaded", "file", o.Users)
+		}
+	}()
+	return func() {
+		signal.Stop(hup)
+		close(hup)
+		<-done
+	}
+}
+
+// notify tells systemd, if it is there.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("cannot notify systemd", "err", err)
+	}
+}
+
+func (o *options) listen() []string {
+	if len(o.Listen) > 0 {
+		return o.Listen
+	}
+	if o.Port == 0 {
+		o.Port = 19912
+	}
+	return []string{fmt.Sprintf(":%d", o.Port)}
+}
+
+func (o *options) users(log *slog.Logger) (*auth.Users, error) {
+	if o.Users != "" {
+		return auth.LoadUsers(o.Users)
+	}
+	password, err := o.password(log)
+	if err != nil {
+		return nil, err
+	}
+	users := auth.NewUsers()
+	return users, users.SetPassword(o.User, password)
+}
+
+func (o *options) password(log *slog.Logger) (string, error) {
+	if o.Password != nil {
+		log.Warn("a password on the command line can be read by every local user; use --password-file or --users")
+		return *o.Password, nil
+	}
+	if o.PasswordFile != "" {
+		b, err := os.ReadFile(o.PasswordFile)
+		if err != nil {
+			return "", fmt.Errorf("password file: %w", err)
+		}
+		line, _, _ := strings.Cut(string(b), "\n")
+		return strings.TrimSuffix(line, "\r"), nil
+	}
+	if p := os.Getenv("RPYCFS_PASSWORD"); p != "" {
+		return p, nil
+	}
+	return "", errors.New("--user without a password: give --password-file=FILE or set RPYCFS_PASSWORD")
+}
+
+// state returns the state directory: as told, as systemd says, or where the
+// user keeps such things.
+func (o *options) state() (string, error) {
+	switch {
+	case o.State != "":
+		return o.State, nil
+	case os.Getenv("STATE_DIRECTORY") != "":
+		dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":")
+		return dir, nil
+	case os.Geteuid() == 0:
+		return "/var/lib/rpycfs", nil
+	case os.Getenv("XDG_STATE_HOME") != "":
+		return filepath.Join(os.Getenv("XDG_STATE_HOME"), "rpycfs"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("no place for the server's keys: %w; give --state=DIR", err)
+	}
+	return filepath.Join(home, ".local/state/rpycfs"), nil
+}

@@ -1,0 +1,273 @@
+package rpycfsd
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/rpycfs/rpycfs/auth"
+	"github.com/rpycfs/rpycfs/rpc"
+	"github.com/rpycfs/rpycfs/rpycfsd/export"
+)
+
+// Limits of sessions. A session that has lost its connection lives for the
+// grace; one that was made but never used, for much less.
+const (
+	maxSessions        = 4096
+	maxSessionsPerUser = 256
+	sessionGrace       = 10 * time.Minute
+	unusedGrace        = 30 * time.Second
+	logoutGrace        = 2 * time.Second
+)
+
+var (
+	errLogout  = errors.New("the client logged out")
+	errExpired = errors.New("the client did not come back")
+	errUnknown = errors.New("no such session")
+)
+
+// sessions is the table of the daemon's sessions. It implements auth.Sessions.
+//
+// Lock order: sessions.mu, then session.mu. Neither is held while a session is
+// ended.
+type sessions struct {
+	export *export.Export
+	budget *rpc.Budget
+	log    *slog.Logger
+
+	mu     sync.Mutex
+	byID   map[auth.SessionID]*session
+	users  map[string]int // sessions per user
+	closed bool
+	ending sync.WaitGroup
+}
+
+// session is one client's session. All that it holds, it holds through peer and
+// files.
+type session struct {
+	table  *sessions
+	id     auth.SessionID
+	secret auth.Secret
+	user   string
+	peer   *rpc.Peer
+	files  *export.Session
+	share  *rpc.Share
+	log    *slog.Logger
+
+	mu      sync.Mutex
+	epoch   uint32      // the newest that was proven
+	serving uint32      // the newest whose connection runs or ran
+	expiry  *time.Timer // runs while there is no connection
+	over    bool
+}
+
+func newSessions(e *export.Export, budget *rpc.Budget, log *slog.Logger) *sessions {
+	return &sessions{
+		export: e, budget: budget, log: log,
+		byID: make(map[auth.SessionID]*session), users: make(map[string]int),
+	}
+}
+
+// Create makes a session for a user who has just logged in.
+func (t *sessions) Create(user auth.User, remote net.Addr) (auth.Grant, error) {
+	s := &session{table: t, user: user.Name, epoch: 1}
+	rand.Read(s.id[:])
+	rand.Read(s.secret[:])
+	s.log = t.log.With("user", user.Name, "session", fmt.Sprintf("%x", s.id[:4]))
+	if err := t.reserve(user.Name); err != nil {
+		return auth.Grant{}, err
+	}
+	files, err := t.export.NewSession(export.Identity{Name: user.Name, Root: user.Root, ReadOnly: user.ReadOnly})
+	if err != nil {
+		t.unreserve(user.Name)
+		return auth.Grant{}, fmt.Errorf("session of %s: %w", user.Name, err)
+	}
+	s.files = files
+	s.share = t.budget.User(user.Name)
+	mux := new(rpc.Mux)
+	files.Register(mux)
+	s.peer = rpc.NewPeer(rpc.Config{
+		Root: mux, Share: s.share, Log: s.log,
+		OnLogout: func() { t.ending.Go(func() { s.logout() }) },
+	})
+	t.mu.Lock()
+	t.byID[s.id] = s
+	t.mu.Unlock()
+	s.lost(0, unusedGrace)
+	s.log.Info("logged in", "from", remote)
+	return auth.Grant{Session: s.id, Secret: s.secret, Slots: rpc.DefaultSlots}, nil
+}
+
+// reserve takes a place for one more session of the user.
+func (t *sessions) reserve(user string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	total := 0
+	for _, n := range t.users {
+		total += n
+	}
+	if t.closed || total >= maxSessions || t.users[user] >= maxSessionsPerUser {
+		return fmt.Errorf("%w: %d sessions, %d of user %s", auth.ErrBusy, total, t.users[user], user)
+	}
+	t.users[user]++
+	return nil
+}
+
+func (t *sessions) unreserve(user string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.users[user]--; t.users[user] == 0 {
+		delete(t.users, user)
+	}
+}
+
+func (t *sessions) find(id auth.SessionID) *session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byID[id]
+}
+
+// Secret returns what a connection that belongs to the session can prove.
+func (t *sessions) Secret(id auth.SessionID) (auth.Secret, string, bool) {
+	s := t.find(id)
+	if s == nil {
+		return auth.Secret{}, "", false
+	}
+	return s.secret, s.user, true
+}
+
+// Resume admits a connection that has proven to belong to the session.
+func (t *sessions) Resume(id auth.SessionID, purpose auth.Purpose, epoch uint32) error {
+	s := t.find(id)
+	if s == nil {
+		return errUnknown
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.over:
+		return errUnknown
+	case purpose == auth.Resume && epoch > s.epoch:
+		s.epoch = epoch
+		return nil
+	case purpose == auth.Join && epoch == s.epoch:
+		return nil
+	}
+	return fmt.Errorf("epoch %d where the session has %d", epoch, s.epoch)
+}
+
+// serve runs an authenticated connection until it ends.
+func (t *sessions) serve(conn *auth.Conn) {
+	s := t.find(conn.Session)
+	if s == nil {
+		conn.Close()
+		return
+	}
+	if conn.Purpose == auth.Join {
+		err := s.peer.ServeBulk(transport{conn}, conn.Epoch)
+		s.log.Debug("bulk connection ended", "err", err)
+		return
+	}
+	if !s.take(conn.Epoch) {
+		conn.Close()
+		return
+	}
+	s.log.Debug("connection stands", "from", conn.RemoteAddr(), "epoch", conn.Epoch)
+	err := s.peer.Serve(transport{conn}, conn.Epoch)
+	s.log.Info("connection ended", "from", conn.RemoteAddr(), "epoch", conn.Epoch, "err", err)
+	s.lost(conn.Epoch, sessionGrace)
+}
+
+// take stops the expiry for a connection, unless a newer one has come.
+func (s *session) take(epoch uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || epoch <= s.serving {
+		return false
+	}
+	s.serving = epoch
+	if s.expiry != nil {
+		s.expiry.Stop()
+		s.expiry = nil
+	}
+	return true
+}
+
+// lost starts the expiry when the connection of this epoch was the newest.
+func (s *session) lost(epoch uint32, grace time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || epoch != s.serving {
+		return
+	}
+	s.expiry = time.AfterFunc(grace, func() {
+		s.mu.Lock()
+		current := epoch == s.serving
+		s.mu.Unlock()
+		if current {
+			s.end(errExpired)
+		}
+	})
+}
+
+// logout ends the session once the answer to the log-out is on its way.
+func (s *session) logout() {
+	ctx, cancel := context.WithTimeout(context.Background(), logoutGrace)
+	defer cancel()
+	s.peer.Drain(ctx)
+	s.end(errLogout)
+}
+
+// end ends the session and gives back all that it held.
+func (s *session) end(cause error) {
+	s.mu.Lock()
+	if s.over {
+		s.mu.Unlock()
+		return
+	}
+	s.over = true
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	s.mu.Unlock()
+	t := s.table
+	t.mu.Lock()
+	delete(t.byID, s.id)
+	t.mu.Unlock()
+	s.peer.End(cause)
+	s.files.Close()
+	s.share.Close()
+	t.unreserve(s.user)
+	s.log.Info("session ended", "cause", cause)
+}
+
+// close drains and ends all sessions: what runs is finished and answered until
+// ctx ends.
+func (t *sessions) close(ctx context.Context) {
+	t.mu.Lock()
+	t.closed = true
+	all := make([]*session, 0, len(t.byID))
+	for _, s := range t.byID {
+		all = append(all, s)
+	}
+	t.mu.Unlock()
+	for _, s := range all {
+		t.ending.Go(func() {
+			if err := s.peer.Drain(ctx); err != nil {
+				s.log.Warn("calls were still running at shutdown", "err", err)
+			}
+			s.end(errShutdown)
+		})
+	}
+	t.ending.Wait()
+}
+
+// transport lets the RPC layer flush what the connection holds back.
+type transport struct{ *auth.Conn }
+
+func (t transport) Flush() error { return t.Raw.Flush() }

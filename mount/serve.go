@@ -163,5 +163,5 @@ func (m *Mounted) Unmount(lazy bool) error {
 	if at.Dev != m.Dev {
 		return fmt.Errorf("unmount %s: covered by another mount: %w", m.Dir, syscall.EBUSY)
 	}
-	return mounts.Unmount(m.Dir, lazy, m.fs.cfg.Fusermount)
+	return mounts.Unmount(m.Dir, mounts.UnmountOptions{Lazy: lazy, Fusermount: m.fs.cfg.Fusermount})
 }

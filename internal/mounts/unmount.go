@@ -3,6 +3,7 @@ package mounts
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -10,15 +11,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unmount unmounts what is on top at dir, by umount2(2) or through
-// fusermount3. A symlink is not followed.
-func Unmount(dir string, lazy, fusermount bool) error {
-	if fusermount {
-		return fusermountUnmount(dir, lazy)
+// UnmountOptions says how to unmount.
+type UnmountOptions struct {
+	Lazy       bool // take it out of the tree although it is in use
+	Force      bool // end what waits for the server first; root only
+	Fusermount bool // through fusermount3, as ordinary users must
+}
+
+// Unmount unmounts what is on top at dir. A symlink is not followed. EBUSY
+// means that it is in use.
+func Unmount(dir string, o UnmountOptions) error {
+	if o.Fusermount {
+		return viaFusermount(dir, o.Lazy)
 	}
 	flags := unix.UMOUNT_NOFOLLOW
-	if lazy {
+	if o.Lazy {
 		flags |= unix.MNT_DETACH
+	}
+	if o.Force {
+		flags |= unix.MNT_FORCE
 	}
 	if err := unix.Unmount(dir, flags); err != nil {
 		return fmt.Errorf("unmount %s: %w", dir, err)
@@ -26,23 +37,25 @@ func Unmount(dir string, lazy, fusermount bool) error {
 	return nil
 }
 
-func fusermountUnmount(dir string, lazy bool) error {
+func viaFusermount(dir string, lazy bool) error {
 	args := []string{"-u"}
 	if lazy {
 		args = append(args, "-z")
 	}
 	cmd := exec.Command("fusermount3", append(args, "--", dir)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	if err := cmd.Run(); err != nil {
-		text := strings.TrimSpace(stderr.String())
-		if strings.Contains(text, "busy") {
-			return fmt.Errorf("unmount %s: %w", dir, syscall.EBUSY)
-		}
-		if text == "" {
-			text = err.Error()
-		}
-		return fmt.Errorf("unmount %s: %s", dir, text)
+	err := cmd.Run()
+	if err == nil {
+		return nil
 	}
-	return nil
+	text := strings.TrimSpace(stderr.String())
+	if strings.Contains(text, "busy") { // the helper has no exit code for it
+		return fmt.Errorf("unmount %s: %w", dir, syscall.EBUSY)
+	}
+	if text == "" {
+		text = err.Error()
+	}
+	return fmt.Errorf("unmount %s: %s", dir, text)
 }

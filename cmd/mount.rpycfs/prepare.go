@@ -1,0 +1,213 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/rpycfs/rpycfs/internal/mountopt"
+	"github.com/rpycfs/rpycfs/internal/mounts"
+	"github.com/rpycfs/rpycfs/mount"
+)
+
+// job is all that the process in the background needs. It goes to it through a
+// pipe: arguments and environment can be read by others.
+type job struct {
+	Source string // as shown
+	Path   []string
+	Dir    string // absolute, without symlinks
+
+	Address     string // host:port
+	User        string
+	Password    string
+	HasPassword bool
+	Identities  []string
+	KnownHosts  string
+	Fingerprint string
+	HostKey     string
+	Timeout     time.Duration
+
+	Flags      uintptr
+	AllowOther bool
+	IDs        mount.IDs
+	Fusermount bool
+	Log        string // absolute, or ""
+	Foreground bool
+	Verbose    bool
+}
+
+// prepare checks all that can be checked without the network.
+func prepare(a *mountopt.Args) (*job, error) {
+	o := a.Options
+	src, err := mountopt.ParseSource(a.Source)
+	if err != nil {
+		return nil, err
+	}
+	j := &job{
+		Source: src.String(), Path: src.Path,
+		Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
+		Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey,
+		Timeout: o.Timeout, Flags: o.Flags, AllowOther: o.AllowOther,
+		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
+		IDs: mount.IDs{
+			Self: o.IDMap == "self", LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),
+			UID: o.UID, GID: o.GID, Umask: o.Umask,
+		},
+	}
+	if err := j.credentials(o, src.User); err != nil {
+		return nil, err
+	}
+	if j.KnownHosts, err = knownHosts(o.KnownHosts); err != nil {
+		return nil, err
+	}
+	for _, p := range append([]*string{&j.Log}, pointers(j.Identities)...) {
+		if p == &j.Log {
+			*p = o.Log
+		}
+		if *p != "" {
+			if *p, err = filepath.Abs(*p); err != nil {
+				return nil, fail(exitSystem, "%w", err)
+			}
+		}
+	}
+	if j.Dir, err = mountPoint(a.Dir); err != nil {
+		return nil, err
+	}
+	return j, checkMachine(j.Fusermount)
+}
+
+func pointers(s []string) (p []*string) {
+	for i := range s {
+		p = append(p, &s[i])
+	}
+	return p
+}
+
+// credentials decides who logs in and with which password, as far as that is
+// written somewhere. What is said more directly wins.
+func (j *job) credentials(o *mountopt.Options, sourceUser string) error {
+	if sourceUser != "" && o.User != "" && sourceUser != o.User {
+		return fail(exitUsage, "two users to log in as: %s in the source, %s in the options", sourceUser, o.User)
+	}
+	j.User = sourceUser
+	if o.User != "" {
+		j.User = o.User
+	}
+	j.Password, j.HasPassword = o.Password, o.HasPassword
+	if o.Credentials != "" {
+		c, err := mountopt.ReadCredentials(o.Credentials)
+		if err != nil {
+			return secretError("credentials", err)
+		}
+		if j.User == "" {
+			j.User = c.User
+		}
+		if !j.HasPassword {
+			j.Password, j.HasPassword = c.Password, c.HasPassword
+		}
+	}
+	if !j.HasPassword && o.PasswordFile != "" {
+		password, err := mountopt.ReadPasswordFile(o.PasswordFile)
+		if err != nil {
+			return secretError("password-file", err)
+		}
+		j.Password, j.HasPassword = password, true
+	}
+	if !j.HasPassword {
+		j.Password, j.HasPassword = os.LookupEnv("RPYCFS_PASSWORD")
+	}
+	if j.User == "" {
+		u, err := user.Current()
+		if err != nil {
+			return fail(exitUsage, "no user name: %w; give user@host:/path", err)
+		}
+		j.User = u.Username
+	}
+	return nil
+}
+
+func secretError(option string, err error) error {
+	if errors.Is(err, mountopt.ErrUsage) {
+		return fail(exitUsage, "option %s: %w", option, err)
+	}
+	return fail(exitUsage, "option %s: cannot read the file: %w", option, err)
+}
+
+// knownHosts returns the file with the keys of known daemons: as stated, or
+// ~/.config/rpycfs/known_hosts, for root too, whose home is not shared.
+func knownHosts(stated string) (string, error) {
+	if stated != "" {
+		return filepath.Abs(stated)
+	}
+	if dir, err := os.UserConfigDir(); err == nil {
+		return filepath.Join(dir, "rpycfs", "known_hosts"), nil
+	}
+	// fstab mounts at boot have no $HOME.
+	u, err := user.Current()
+	if err != nil || u.HomeDir == "" {
+		return "", fail(exitUsage, "no home directory for known hosts; give knownhosts=FILE")
+	}
+	return filepath.Join(u.HomeDir, ".config", "rpycfs", "known_hosts"), nil
+}
+
+// mountPoint resolves the mount point. The mount table is looked at first: a
+// mount that does not answer must not stop us.
+func mountPoint(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fail(exitSystem, "%w", err)
+	}
+	if err := notMounted(abs); err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fail(exitMount, "mount point %s does not exist; make the directory first", dir)
+	case errors.Is(err, syscall.ENOTCONN):
+		return "", fail(exitMount, "mount point %s lies in a mount whose process is gone; unmount that with: umount -l", dir)
+	case err != nil:
+		return "", fail(exitMount, "mount point %s: %w", dir, err)
+	}
+	if err := notMounted(real); err != nil {
+		return "", err
+	}
+	info, err := os.Stat(real)
+	if err != nil {
+		return "", fail(exitMount, "mount point %s: %w", dir, err)
+	}
+	if !info.IsDir() {
+		return "", fail(exitMount, "mount point %s is not a directory", dir)
+	}
+	return real, nil
+}
+
+// notMounted refuses a directory that has a mount of ours on top.
+func notMounted(dir string) error {
+	m, err := mounts.At(dir)
+	if err == nil && m.Type == mounts.FSType {
+		return fail(exitMount, "mount point %s is busy: %s is mounted there; unmount it first", dir, m.Source)
+	}
+	return nil
+}
+
+// checkMachine looks for what mounting needs.
+func checkMachine(fusermount bool) error {
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		return fail(exitSystem, "this machine has no FUSE: /dev/fuse: %w; try: modprobe fuse", errors.Unwrap(err))
+	}
+	if !fusermount {
+		return nil
+	}
+	if _, err := exec.LookPath("fusermount3"); err != nil {
+		return fail(exitSystem, "fusermount3 is missing, through which ordinary users mount; install the package fuse3")
+	}
+	return nil
+}

@@ -18,22 +18,25 @@ const module = "github.com/rpycfs/rpycfs/"
 // listed fails the test, so that a new room gets its place here. Tests and the
 // packages that serve only tests may import anything that code may.
 var mayImport = map[string][]string{
-	"rpc":              {"internal/bufconn"},
-	"auth":             {"rpc", "internal/bufconn"},
-	"fsproto":          {"rpc"},
-	"client":           {"auth", "rpc", "fsproto", "internal/bufconn"},
-	"rpycfsd":          {"auth", "rpc", "fsproto", "rpycfsd/...", "internal/bufconn"},
-	"rpycfsd/export":   {"rpc", "fsproto", "internal/beneath"},
-	"mount":            {"auth", "client", "rpc", "fsproto"},
-	"internal/beneath": {},
-	"internal/bufconn": {},
+	"rpc":               {"internal/bufconn"},
+	"auth":              {"rpc", "internal/bufconn"},
+	"fsproto":           {"rpc"},
+	"client":            {"auth", "rpc", "fsproto", "internal/bufconn"},
+	"rpycfsd":           {"auth", "rpc", "fsproto", "rpycfsd/...", "internal/bufconn"},
+	"rpycfsd/export":    {"rpc", "fsproto", "internal/beneath"},
+	"mount":             {"auth", "client", "rpc", "fsproto", "internal/mounts"},
+	"internal/beneath":  {},
+	"internal/bufconn":  {},
+	"internal/mountopt": {"fsproto"},
+	"internal/mounts":   {},
+	"internal/version":  {},
 }
 
 // commands may import any room; nothing imports them.
 const commands = "cmd/"
 
 // testOnly packages are imported by tests, or run by the Makefile.
-var testOnly = []string{"e2e", "internal/conformance", "internal/project", "internal/protodoc"}
+var testOnly = []string{"e2e", "internal/conformance", "internal/project", "internal/protodoc", "rpc/rpctest"}
 
 type listed struct {
 	ImportPath string

@@ -1,0 +1,213 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestManyProcesses lets processes work on different files of one mount. No
+// program may see an error or a wrong byte, and neither the daemon nor the
+// process behind the mount may keep anything of it.
+func TestManyProcesses(t *testing.T) {
+	needFUSE(t)
+	w := newWorld(t)
+	w.serve()
+	w.mount("/")
+	count, seconds := setting(t, "RPYCFS_E2E_WORKERS", 20), setting(t, "RPYCFS_E2E_SECONDS", 4)
+
+	w.workers(count, 1, 0)() // one second: what is made once is made now
+	before := w.usage()
+	steps := w.workers(count, seconds, 1000)()
+	after := w.usage()
+
+	t.Logf("%d processes, %d steps in %d s; %v before, %v after", count, steps, seconds, before, after)
+	if steps < count {
+		t.Errorf("%d processes took only %d steps", count, steps)
+	}
+	if n := sameTree(t, w.mnt, w.export); n < count {
+		t.Errorf("only %d files were left to compare", n)
+	}
+	after.checkAgainst(t, before)
+	w.umount()
+	w.stop()
+}
+
+// TestCutUnderLoad cuts the connection at random moments while processes work.
+// The session resumes by itself, and no program sees more than a delay.
+func TestCutUnderLoad(t *testing.T) {
+	needFUSE(t)
+	w := newWorld(t)
+	w.serve()
+	p := newProxy(t, w.port, false)
+	w.mountAt(p.port, "/", w.mnt)
+	count, cuts := setting(t, "RPYCFS_E2E_WORKERS", 20), setting(t, "RPYCFS_E2E_CUTS", 10)
+
+	wait := w.workers(count, 2+cuts/2, 2000)
+	random := rand.New(rand.NewPCG(uint64(cuts), 7))
+	for done := 0; done < cuts; {
+		time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
+		if p.cut() > 0 {
+			done++
+		}
+	}
+	steps := wait()
+	t.Logf("%d processes took %d steps while the connection was cut %d times", count, steps, cuts)
+	if n := sameTree(t, w.mnt, w.export); n < count {
+		t.Errorf("only %d files were left to compare", n)
+	}
+	w.umount()
+	w.stop()
+}
+
+// workers starts processes that work in the mount for some seconds. The function
+// it returns waits for them, checks that they found no error, and returns how
+// many steps they took.
+func (w *world) workers(count, seconds, seed int) func() int {
+	w.t.Helper()
+	self, err := os.Executable()
+	must(w.t, err)
+	type one struct {
+		cmd      *exec.Cmd
+		out, err bytes.Buffer
+	}
+	all := make([]one, count)
+	for i := range all {
+		o := &all[i]
+		o.cmd = w.command(self)
+		o.cmd.Env = append(w.env(), fmt.Sprintf("%s=%s %d %d", workerEnv, filepath.Join(w.mnt, strconv.Itoa(seed+i)), seed+i, seconds))
+		o.cmd.Stdout, o.cmd.Stderr = &o.out, &o.err
+		must(w.t, o.cmd.Start())
+	}
+	return func() int {
+		w.t.Helper()
+		total := 0
+		for i := range all {
+			if err := all[i].cmd.Wait(); err != nil {
+				w.t.Errorf("%v: %s", err, all[i].err.String())
+			}
+			n, _ := strconv.Atoi(strings.TrimSpace(all[i].out.String()))
+			total += n
+		}
+		return total
+	}
+}
+
+// usage is what the daemon and the process behind the mount use.
+type usage struct {
+	daemonFDs, mountFDs       int
+	daemonMemory, mountMemory int // KiB that are resident
+}
+
+// usage measures once the descriptors have settled: what is released, is
+// released behind the close.
+func (w *world) usage() usage {
+	w.t.Helper()
+	mounts := w.mountProcesses()
+	if len(mounts) != 1 {
+		w.t.Fatalf("processes behind the mount: %v", mounts)
+	}
+	var u usage
+	eventually(3*time.Second, func() bool {
+		last := u
+		u = usage{
+			daemonFDs: descriptors(w.daemon.Process.Pid), mountFDs: descriptors(mounts[0]),
+			daemonMemory: resident(w.t, w.daemon.Process.Pid), mountMemory: resident(w.t, mounts[0]),
+		}
+		return u.daemonFDs < 40 && u.daemonFDs == last.daemonFDs && u.mountFDs == last.mountFDs
+	})
+	return u
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("daemon %d KiB and %d descriptors, mount %d KiB and %d descriptors",
+		u.daemonMemory, u.daemonFDs, u.mountMemory, u.mountFDs)
+}
+
+// checkAgainst allows what a garbage collector and bounded caches may keep.
+func (u usage) checkAgainst(t *testing.T, before usage) {
+	t.Helper()
+	const slack = 64 << 10 // KiB
+	if u.daemonMemory > 2*before.daemonMemory+slack || u.mountMemory > 2*before.mountMemory+slack {
+		t.Errorf("memory grew: %v, before %v", u, before)
+	}
+	if u.mountFDs > before.mountFDs+8 || u.daemonFDs > before.daemonFDs+1200 {
+		t.Errorf("descriptors were kept: %v, before %v", u, before)
+	}
+}
+
+func descriptors(pid int) int {
+	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return len(entries)
+}
+
+// resident is the memory of a process in KiB.
+func resident(t testing.TB, pid int) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(t, err)
+	for line := range strings.Lines(string(text)) {
+		var kib int
+		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kib); err == nil {
+			return kib
+		}
+	}
+	t.Fatalf("process %d has no VmRSS", pid)
+	return 0
+}
+
+// TestTerminateUnderLoad ends the daemon while programs write: within five
+// seconds, with exit 0, and with everything on disk that was acknowledged.
+func TestTerminateUnderLoad(t *testing.T) {
+	needFUSE(t)
+	w := newWorld(t)
+	w.serve()
+	w.mount("/", "timeo=1")
+	f, err := os.Create(filepath.Join(w.mnt, "file"))
+	must(t, err)
+	defer f.Close()
+	block := make([]byte, 64<<10)
+	written := make(chan int64)
+	go func() {
+		var n int64
+		for {
+			if _, err := f.Write(block); err != nil {
+				written <- n
+				return
+			}
+			n += int64(len(block))
+		}
+	}()
+	if !eventually(patience, func() bool { i, err := os.Stat(filepath.Join(w.export, "file")); return err == nil && i.Size() > 1<<20 }) {
+		t.Fatal("nothing is written")
+	}
+
+	daemon := w.daemon
+	w.daemon = nil
+	start := time.Now()
+	must(t, daemon.Process.Signal(syscall.SIGTERM))
+	if err := daemon.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("it took %v to end", took)
+	}
+	select {
+	case n := <-written:
+		if i, err := os.Stat(filepath.Join(w.export, "file")); err != nil || i.Size() < n {
+			t.Errorf("%d bytes were acknowledged; on disk: %v, %v", n, i, err)
+		}
+	case <-time.After(patience):
+		t.Error("a write hangs though the daemon is gone")
+		sweep(t, w.dir)
+		<-written
+	}
+}

@@ -64,8 +64,10 @@ func checkServerFirst(text string) error {
 	if b, err := base64.StdEncoding.Strict().DecodeString(salt); err != nil || len(b) < saltSize || len(b) > maxSaltSize {
 		return protocolError("SCRAM's salt is not %d to %d bytes", saltSize, maxSaltSize)
 	}
-	_, err := parseIterations(iterations)
-	return err
+	if _, err := parseIterations(iterations); err != nil {
+		return protocolError("SCRAM's challenge: %w", err)
+	}
+	return nil
 }
 
 // printableNonce reports whether s is what RFC 5802 allows in a nonce.

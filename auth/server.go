@@ -76,8 +76,8 @@ func (s *Server) Handshake(ctx context.Context, nc net.Conn) (conn *Conn, err er
 			s.logger().Error("panic in a handshake", "panic", p, "stack", string(debug.Stack()))
 			err = errors.New("internal error in the handshake")
 		}
-		if !stop() && err == nil {
-			err = context.Cause(ctx)
+		if !stop() {
+			err = context.Cause(ctx) // whatever failed, failed for this reason
 		}
 		if err != nil {
 			nc.Close()
@@ -179,9 +179,8 @@ func (h *serverHandshake) refuse(err error) error {
 	default:
 		return err // the connection is broken; nobody is there to be told
 	}
-	// The close that follows tells a client that cannot be written to.
+	// A client that cannot be written to sees the connection close.
 	_ = send(h.tls, newRefused(r, 0))
-	_ = h.tls.CloseWrite()
 	return err
 }
 

@@ -1,0 +1,71 @@
+// Command rpycfs is what a person does with rpycfs beside serving and mounting.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/rpycfs/rpycfs/internal/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// commandLine is what may stand on the command line.
+type commandLine struct {
+	Version kong.VersionFlag `help:"Print version and requirements, and exit."`
+	Passwd  passwd           `cmd:"" help:"Keep the users file of a server."`
+}
+
+// environment is what a command works with.
+type environment struct {
+	ctx            context.Context
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// exit is the panic that ends parsing after --help and --version.
+type exit int
+
+// run does what the arguments say and returns the exit code: 0, 1 when it
+// failed, 2 when the arguments make no sense.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case exit:
+			code = int(p)
+		default:
+			panic(p)
+		}
+	}()
+	var line commandLine
+	parser, err := kong.New(&line,
+		kong.Name("rpycfs"), kong.Description("What a person does with rpycfs beside serving and mounting."),
+		kong.Vars{"version": version.String("rpycfs")},
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { panic(exit(code)) }))
+	if err != nil {
+		panic(err) // commandLine itself is wrong
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "rpycfs: %v; see rpycfs --help\n", err)
+		return 2
+	}
+	if err := command.Run(&environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}); err != nil {
+		fmt.Fprintf(stderr, "rpycfs: %v\n", err)
+		return 1
+	}
+	return 0
+}

@@ -82,7 +82,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.SetOutput(stderr)
 	f.StringVar(&o.dir, "dir", "/var/tmp", "make the exported tree in a new directory under `dir`, on the disk to be measured")
 	f.StringVar(&o.bin, "bin", "", "take rpycfsd and mount.rpycfs from `dir` instead of building them")
-	f.StringVar(&o.only, "only", "", "measure only cells whose \"row/peer\" contains one of the `texts`, separated by commas")
+	f.StringVar(&o.only, "only", "", "measure only cells whose \"row/peer$\" contains one of the `texts`, separated by commas")
 	f.StringVar(&o.json, "json", "", "write JSON to `file` too")
 	f.IntVar(&o.rounds, "rounds", 3, "measured `rounds`")
 	f.Int64Var(&o.mib, "mib", 1024, "size of the large files in `MiB`")

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -38,7 +39,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "rpcbench:", err)
 		return 1
 	}
-	if o.check && !rep.Met() {
+	if o.check && (!rep.Met() || grows(rep.Growth) != "") {
 		return 4
 	}
 	return 0
@@ -61,7 +62,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.rounds, "rounds", 7, "measured `rounds`")
 	f.DurationVar(&o.duration, "time", time.Second, "duration of one measurement of small calls")
 	f.Int64Var(&o.mib, "mib", 512, "`MiB` moved by one measurement of bulk")
-	f.StringVar(&o.only, "only", "", "measure only rows and peers whose \"row/peer\" contains `text`")
+	f.StringVar(&o.only, "only", "", "measure only rows and peers whose \"row/peer$\" contains `text`")
 	f.StringVar(&o.profile, "profile", "", "write CPU profiles to `prefix`client.pprof and prefixserver.pprof")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	f.BoolVar(&o.check, "check", false, "exit 4 when a target is missed")
@@ -76,7 +77,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 }
 
 // bench starts the server process, measures, and ends it.
-func (o *options) bench(stderr io.Writer) (rep *runs.Report, err error) {
+func (o *options) bench(stderr io.Writer) (rep *report, err error) {
 	serverProfile := ""
 	if o.profile != "" {
 		serverProfile = o.profile + "server.pprof"
@@ -100,7 +101,11 @@ func (o *options) bench(stderr io.Writer) (rep *runs.Report, err error) {
 	if err := runs.Measure(rows, 1, o.rounds, runs.Progress(stderr)); err != nil {
 		return nil, err
 	}
-	return runs.NewReport(rows, targets, notes()...), nil
+	rep = &report{Report: runs.NewReport(rows, targets, notes()...)}
+	if o.only == "" {
+		rep.Growth, err = measureGrowth(s, c.rpycfs)
+	}
+	return rep, err
 }
 
 func notes() []string {
@@ -110,9 +115,20 @@ func notes() []string {
 	}
 }
 
-func (o *options) print(rep *runs.Report, w io.Writer) error {
+// report is what a run found.
+type report struct {
+	*runs.Report
+	Growth []growth `json:",omitempty"`
+}
+
+func (o *options) print(rep *report, w io.Writer) error {
 	if o.json {
-		return rep.JSON(w)
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "\t")
+		return enc.Encode(rep)
 	}
-	return rep.Text(w)
+	if err := rep.Text(w); err != nil || len(rep.Growth) == 0 {
+		return err
+	}
+	return printGrowth(rep.Growth, w)
 }

@@ -20,7 +20,8 @@ const muxHeader = 4 + 8
 // coalescer joins frames that are queued while a write is under way into one
 // write. Whoever finds no writer at work becomes the writer.
 type coalescer struct {
-	c io.Writer
+	c     io.Writer
+	yield bool // let callers that are ready to run add their frames first
 
 	mu      sync.Mutex
 	out     []byte // queued
@@ -39,7 +40,9 @@ func (w *coalescer) send(id uint64, p []byte) error {
 	}
 	w.writing = true
 	w.mu.Unlock()
-	runtime.Gosched() // lets callers that are ready to run add their frames
+	if w.yield {
+		runtime.Gosched()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for len(w.out) > 0 && w.err == nil {
@@ -78,12 +81,12 @@ type muxClient struct {
 	pending map[uint64]*waiter
 }
 
-func dialMux(addr string, conf *tls.Config) (*muxClient, error) {
+func dialMux(addr string, conf *tls.Config, yield bool) (*muxClient, error) {
 	c, err := tls.Dial("tcp", addr, conf)
 	if err != nil {
 		return nil, err
 	}
-	m := &muxClient{c: c, w: coalescer{c: c}, pending: make(map[uint64]*waiter)}
+	m := &muxClient{c: c, w: coalescer{c: c, yield: yield}, pending: make(map[uint64]*waiter)}
 	m.all.New = func() any { return &waiter{done: make(chan struct{}, 1)} }
 	go m.read()
 	return m, nil

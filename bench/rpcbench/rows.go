@@ -15,7 +15,8 @@ const (
 	peerPlain  = "plain TLS"
 	peerRpycfs = "rpycfs"
 
-	// Variants of ours, for information.
+	// Variants, for information.
+	peerYield = "bare mux, yielding"     // the writer yields before it writes
 	peerQuery = "rpycfs, in a goroutine" // as handlers that may block run
 	peerSlot  = "rpycfs, with a slot"    // executed exactly once
 	peerMain  = "rpycfs, one connection" // bulk beside everything else
@@ -42,6 +43,7 @@ var targets = []runs.Target{
 // clients are connected to every server of the server process.
 type clients struct {
 	mux    *muxClient
+	yield  *muxClient
 	grpc   *grpcClient
 	plain  *plainClient
 	rpycfs *rpycfsClient // with bulk connections
@@ -57,10 +59,14 @@ func dialAll(h *hello) (c *clients, err error) {
 		}
 	}()
 	conf := clientTLS(h.Cert)
-	if c.mux, err = dialMux(h.Mux, conf); err != nil {
+	if c.mux, err = dialMux(h.Mux, conf, false); err != nil {
 		return nil, err
 	}
 	c.open = append(c.open, c.mux)
+	if c.yield, err = dialMux(h.Mux, conf, true); err != nil {
+		return nil, err
+	}
+	c.open = append(c.open, c.yield)
 	if c.grpc, err = dialGRPC(h.GRPC, conf); err != nil {
 		return nil, err
 	}
@@ -117,7 +123,7 @@ type namedEchoer struct {
 
 func (c *clients) echoers() []namedEchoer {
 	return []namedEchoer{
-		{peerMux, c.mux}, {peerGRPC, c.grpc}, {peerRpycfs, echoOp{c.rpycfs, opQuick}},
+		{peerMux, c.mux}, {peerYield, c.yield}, {peerGRPC, c.grpc}, {peerRpycfs, echoOp{c.rpycfs, opQuick}},
 		{peerQuery, echoOp{c.rpycfs, opQuery}}, {peerSlot, echoOp{c.rpycfs, opSlot}},
 	}
 }

@@ -94,7 +94,7 @@ func Measure(rows []*Row, warm, rounds int, progress io.Writer) error {
 	return nil
 }
 
-// Filter keeps the cells whose "row/peer" contains one of texts, which are
+// Filter keeps the cells whose "row/peer$" contains one of texts, which are
 // separated by commas; an empty list keeps all.
 func Filter(rows []*Row, texts string) []*Row {
 	var kept []*Row
@@ -102,7 +102,7 @@ func Filter(rows []*Row, texts string) []*Row {
 		k := &Row{Name: r.Name, Unit: r.Unit}
 		for _, c := range r.Cells {
 			for text := range strings.SplitSeq(texts, ",") {
-				if strings.Contains(r.Name+"/"+c.Peer, text) {
+				if strings.Contains(r.Name+"/"+c.Peer+"$", text) {
 					k.Cells = append(k.Cells, c)
 					break
 				}

@@ -1,0 +1,195 @@
+package export
+
+import (
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/rpycfs/rpycfs/internal/beneath"
+)
+
+// maxDepth bounds how many directories are walked up to find or check a node.
+const maxDepth = 4096
+
+// acquire returns n's descriptor, which stays open until release. The caller
+// holds a reference of n, which release takes over.
+func (e *Export) acquire(n *node) (*beneath.Path, error) { return e.acquireAt(n, 0) }
+
+func (e *Export) acquireAt(n *node, depth int) (*beneath.Path, error) {
+	e.mu.Lock()
+	if n.path != nil {
+		e.take(n)
+		p := n.path
+		e.mu.Unlock()
+		return p, nil
+	}
+	hints := slices.Clone(n.hints)
+	e.mu.Unlock()
+	if n.kernel.Data != "" {
+		if p, err := e.rootDir.OpenHandle(n.kernel); err == nil {
+			if p, err = e.expect(n, p); err == nil {
+				return e.install(n, p), nil
+			}
+		}
+	}
+	for _, h := range hints {
+		if p, err := e.reopen(n, h, depth); err == nil {
+			return e.install(n, p), nil
+		} else if !isErrno(err, syscall.ENOENT, syscall.ESTALE, syscall.ENOTDIR) {
+			return nil, err
+		}
+	}
+	return nil, syscall.ESTALE
+}
+
+// reopen looks for n under one of its names.
+func (e *Export) reopen(n *node, h hint, depth int) (*beneath.Path, error) {
+	dir := e.find(h.dir)
+	if dir == nil || depth > maxDepth {
+		if dir != nil {
+			e.unref(dir)
+		}
+		return nil, syscall.ESTALE
+	}
+	d, err := e.acquireAt(dir, depth+1)
+	if err != nil {
+		e.unref(dir)
+		return nil, err
+	}
+	defer e.release(dir)
+	p, err := d.Walk(h.name)
+	if err != nil {
+		return nil, err
+	}
+	return e.expect(n, p)
+}
+
+// expect closes p with ESTALE unless it is n.
+func (e *Export) expect(n *node, p *beneath.Path) (*beneath.Path, error) {
+	st, err := p.Stat()
+	if err == nil {
+		err = e.within(&st)
+	}
+	var id ident
+	if err == nil {
+		id, err = identOf(&st, p.Handle)
+	}
+	if err == nil && id != n.id {
+		err = syscall.ESTALE
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// install makes p the descriptor of n and counts the caller as a user. If n got
+// one meanwhile, that is returned and p closed.
+func (e *Export) install(n *node, p *beneath.Path) *beneath.Path {
+	var spare *beneath.Path
+	e.mu.Lock()
+	if n.path == nil {
+		n.path = p
+	} else {
+		spare = p
+	}
+	e.take(n)
+	p = n.path
+	e.mu.Unlock()
+	if spare != nil {
+		spare.Close()
+	}
+	return p
+}
+
+// take counts a user of n's descriptor; mu is held.
+func (e *Export) take(n *node) {
+	n.users++
+	if n.place != nil {
+		e.idle.Remove(n.place)
+		n.place = nil
+	}
+}
+
+// release ends the use of n's descriptor and gives the reference back.
+func (e *Export) release(n *node) {
+	e.mu.Lock()
+	var unnamed *beneath.Path
+	if n.users--; n.users == 0 {
+		if n.gone {
+			unnamed = e.forgetPath(n)
+		} else {
+			n.used = time.Now()
+			n.place = e.idle.PushFront(n)
+		}
+	}
+	unused := e.drop(n)
+	closing := append(e.evict(), unnamed, unused)
+	e.mu.Unlock()
+	closeAll(closing)
+}
+
+// forgetPath takes the descriptor away from a node that nobody uses it of.
+func (e *Export) forgetPath(n *node) *beneath.Path {
+	if n.place != nil {
+		e.idle.Remove(n.place)
+	}
+	p := n.path
+	n.path, n.place = nil, nil
+	return p
+}
+
+// evict takes away the idle descriptors that exceed the limit. The caller closes
+// them without the lock.
+func (e *Export) evict() (closing []*beneath.Path) {
+	for e.idle.Len() > e.cfg.Descriptors {
+		closing = append(closing, e.forgetPath(e.idle.Back().Value.(*node)))
+	}
+	return closing
+}
+
+// setGone tells whether n has lost its last name.
+func (e *Export) setGone(n *node, gone bool) {
+	e.mu.Lock()
+	n.gone = gone
+	e.mu.Unlock()
+}
+
+// sweepIdle closes the descriptors of files that were not used for a while.
+func (e *Export) sweepIdle() {
+	defer e.done.Done()
+	tick := time.NewTicker(idleAfter)
+	defer tick.Stop()
+	for {
+		select {
+		case <-e.stop:
+			return
+		case now := <-tick.C:
+			e.closeIdle(now.Add(-idleAfter))
+		}
+	}
+}
+
+// closeIdle closes the descriptors of files that nobody used since before.
+func (e *Export) closeIdle(before time.Time) {
+	var closing []*beneath.Path
+	e.mu.Lock()
+	for at := e.idle.Back(); at != nil; {
+		n := at.Value.(*node)
+		at = at.Prev()
+		if !n.isDir() && n.used.Before(before) {
+			closing = append(closing, e.forgetPath(n))
+		}
+	}
+	e.mu.Unlock()
+	closeAll(closing)
+}
+
+func closeAll(paths []*beneath.Path) {
+	for _, p := range paths {
+		if p != nil {
+			p.Close()
+		}
+	}
+}

@@ -1,0 +1,174 @@
+package export
+
+import (
+	"syscall"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/rpc"
+	"golang.org/x/sys/unix"
+)
+
+// createTries bounds how often create starts again when somebody else makes and
+// removes the name at the same time.
+const createTries = 32
+
+// create makes and opens a file, or opens an existing one.
+func (s *Session) create(_ *rpc.Request, req *fsproto.CreateReq, res *fsproto.CreateRes) error {
+	if err := s.mayCreate(req.Mode, req.Flags, req.NewNode); err != nil {
+		return err
+	}
+	d, err := s.dir(req.Parent)
+	if err != nil {
+		return err
+	}
+	defer d.done()
+	return s.createHandle(d, req.Handle, req.NewNode, req.Flags, res, func() (*node, *beneath.File, error) {
+		return s.createOrOpen(d, req)
+	})
+}
+
+// tmpfile makes and opens a file that has no name. Without OpenExclusive it can
+// be given one by link.
+func (s *Session) tmpfile(_ *rpc.Request, req *fsproto.TmpfileReq, res *fsproto.CreateRes) error {
+	if err := s.mayCreate(req.Mode, req.Flags, req.NewNode); err != nil {
+		return err
+	}
+	d, err := s.dir(req.Parent)
+	if err != nil {
+		return err
+	}
+	defer d.done()
+	return s.createHandle(d, req.Handle, req.NewNode, req.Flags, res, func() (*node, *beneath.File, error) {
+		flags := openFlags(req.Flags &^ fsproto.OpenTruncate)
+		if req.Flags&fsproto.OpenExclusive != 0 {
+			flags |= unix.O_EXCL
+		}
+		f, err := d.p.Tmpfile(flags, d.mode(req.Mode, req.Umask))
+		if err != nil {
+			return nil, nil, err
+		}
+		return s.adopt(f, hint{})
+	})
+}
+
+// mayCreate checks what can be checked before anything is made. Set-id bits are
+// refused by a privileged daemon: the file would be its own.
+func (s *Session) mayCreate(mode, flags uint32, chosen fsproto.Node) error {
+	if flags&fsproto.OpenDir != 0 {
+		return syscall.EINVAL
+	}
+	if s.e.restricted() && mode&setIDs != 0 {
+		return syscall.EPERM
+	}
+	return s.mayChoose(chosen)
+}
+
+// mode is the mode of a new entry of d: under a default ACL the umask counts for
+// nothing. The daemon's own umask is 0.
+func (d object) mode(mode, umask uint32) uint32 {
+	mode &= fsproto.ModePerm
+	if umask &= 0o777; umask&mode == 0 || d.p.HasDefaultACL() {
+		return mode
+	}
+	return mode &^ umask
+}
+
+// createHandle opens what open makes, under a handle number, and fills in the
+// reply. open returns a node with its descriptor acquired.
+func (s *Session) createHandle(d object, num fsproto.Handle, chosen fsproto.Node, flags uint32, res *fsproto.CreateRes, open func() (*node, *beneath.File, error)) error {
+	if err := s.reserve(num); err != nil {
+		return err
+	}
+	n, f, err := open()
+	if err != nil {
+		s.abandon(num)
+		return err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		err = s.introduce(n, &st, chosen, d.checked, true, &res.Entry)
+	}
+	if err == nil {
+		err = d.attr(&res.Parent)
+	}
+	if err != nil {
+		f.Close()
+		s.e.release(n)
+		s.abandon(num)
+		return err
+	}
+	return s.settle(num, n, f, writes(flags))
+}
+
+func (s *Session) createOrOpen(d object, req *fsproto.CreateReq) (n *node, f *beneath.File, err error) {
+	for range createTries {
+		err = syscall.EEXIST
+		if !s.readOnly { // otherwise admit has seen that the name exists
+			flags := openFlags(req.Flags &^ (fsproto.OpenTruncate | fsproto.OpenNoAtime))
+			f, err = d.p.Create(req.Name, flags, d.mode(req.Mode, req.Umask))
+		}
+		if err == nil {
+			return s.adopt(f, hint{d.n.id, req.Name})
+		}
+		if !isErrno(err, syscall.EEXIST) || req.Flags&fsproto.OpenExclusive != 0 {
+			return nil, nil, err
+		}
+		n, f, err = s.createOpen(d, req)
+		if !isErrno(err, syscall.ENOENT) {
+			return n, f, err
+		}
+		if s.readOnly {
+			return nil, nil, syscall.EROFS
+		}
+	}
+	return nil, nil, err
+}
+
+// createOpen opens an entry that a create has found.
+func (s *Session) createOpen(d object, req *fsproto.CreateReq) (*node, *beneath.File, error) {
+	p, err := d.p.Walk(req.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := s.internPath(p, hint{d.n.id, req.Name})
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := s.openFile(object{s: s, n: n, p: n.path}, req.Flags)
+	if err != nil {
+		s.e.release(n)
+		return nil, nil, err
+	}
+	return n, f, nil
+}
+
+// adopt returns the node of a file that was just made, with its descriptor
+// acquired. It closes f if it fails.
+func (s *Session) adopt(f *beneath.File, at hint) (*node, *beneath.File, error) {
+	p, err := f.Path()
+	if err == nil {
+		var n *node
+		if n, err = s.internPath(p, at); err == nil {
+			return n, f, nil
+		}
+	}
+	f.Close()
+	return nil, nil, err
+}
+
+// internPath returns the node that p refers to, with its descriptor acquired.
+// It takes p over.
+func (s *Session) internPath(p *beneath.Path, at hint) (*node, error) {
+	st, err := p.Stat()
+	var n *node
+	if err == nil {
+		n, err = s.e.intern(&st, at, p.Handle)
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	s.e.install(n, p)
+	return n, nil
+}

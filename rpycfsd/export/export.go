@@ -1,0 +1,212 @@
+// Package export serves a directory tree to sessions: nodes, open files, and a
+// handler for each operation of fsproto.
+//
+// # How the tree is kept in
+//
+// Every path call goes through package beneath: a descriptor and at most one
+// name, no symbolic link followed, nothing but regular files and directories
+// opened. What remains is a directory that somebody moves out of the root while
+// it is in use. So a node is used only if it was seen beneath the session's root
+// less than half a second ago (verify.go): directories by walking "..", files by
+// a name they had in such a directory. Open files stay usable wherever they go,
+// as they do locally.
+//
+// # Nodes and descriptors
+//
+// A node stands for one inode: (device, inode number, birth time). It is known
+// to the export as long as a session has a number for it, has it open, or a call
+// uses it. It may have a descriptor (O_PATH); those are a bounded cache. A node
+// whose descriptor was closed is found again by the kernel's handle
+// (directories, with privilege) or by a name it had; if it is neither, the
+// answer is ESTALE and the client looks it up anew.
+//
+// # Locks
+//
+// In order: Session.mu, Export.mu. Both guard memory only: no system call is
+// made under them. handle.pos orders the calls that move an open file's position
+// (appends, seeks, listings) and is held across them, alone.
+package export
+
+import (
+	"cmp"
+	"container/list"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/rpycfs/rpycfs/internal/beneath"
+	"golang.org/x/sys/unix"
+)
+
+// Config describes an export. Limits that are 0 get a default.
+type Config struct {
+	Path     string       // the directory to export
+	ReadOnly bool         // nothing can be changed, by nobody
+	Key      [32]byte     // authenticates file handles; the same after a restart
+	Logger   *slog.Logger // nil: nothing is logged
+
+	// MaxNodes bounds the nodes that one session knows, default DefaultNodes.
+	MaxNodes int
+	// MaxHandles bounds the files that one session has open. The default is an
+	// eighth of RLIMIT_NOFILE; all sessions together get a quarter. An open file
+	// takes two descriptors.
+	MaxHandles int
+	// Descriptors bounds the cache of descriptors to nodes that no call uses,
+	// default a quarter of RLIMIT_NOFILE, at most MaxDescriptors.
+	Descriptors int
+}
+
+// Limits and their defaults.
+const (
+	DefaultNodes   = 1 << 20 // nodes of one session, some 400 bytes each
+	MaxDescriptors = 16384   // cached descriptors
+	MaxCreds       = 1024    // credentials of one session
+)
+
+// recheckAfter is how long it is believed that a node is beneath the root.
+const recheckAfter = 500 * time.Millisecond
+
+// idleAfter is how long the descriptor of an unused file is kept. It keeps the
+// space of a file that was removed behind our back.
+const idleAfter = 5 * time.Second
+
+// Export is an exported tree. Its methods are safe for concurrent use.
+type Export struct {
+	cfg     Config
+	log     *slog.Logger
+	priv    beneath.Privilege
+	dev     uint64        // the file system that the export stays on
+	mount   uint64        // and its mount
+	overlay bool          // overlayfs: files may show other devices
+	fsid    uint64        // names the file system across reboots
+	rootDir *beneath.File // an open file of the mount, for kernel handles
+	root    *node
+
+	handles    atomic.Int64 // open files of all sessions
+	maxHandles int64
+
+	stop chan struct{}
+	done sync.WaitGroup
+
+	mu    sync.Mutex
+	nodes map[ident]*node
+	idle  list.List // of *node with a descriptor that nobody uses, the latest first
+}
+
+// Open prepares the export of a directory. Errors are one line for the operator.
+func Open(cfg Config) (*Export, error) {
+	limit, err := descriptorLimit()
+	if err != nil {
+		return nil, err
+	}
+	cfg.MaxNodes = cmp.Or(cfg.MaxNodes, DefaultNodes)
+	cfg.MaxHandles = cmp.Or(cfg.MaxHandles, limit/8)
+	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
+	e := &Export{
+		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
+		nodes: make(map[ident]*node), stop: make(chan struct{}),
+	}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	if e.priv, err = beneath.Privileges(); err != nil {
+		return nil, fmt.Errorf("cannot find out the daemon's privileges: %w", err)
+	}
+	if err := e.openRoot(); err != nil {
+		return nil, fmt.Errorf("cannot export %s: %w", cfg.Path, err)
+	}
+	e.done.Add(1)
+	go e.sweepIdle()
+	return e, nil
+}
+
+func descriptorLimit() (int, error) {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 0, fmt.Errorf("cannot find out the limit of open files: %w", err)
+	}
+	limit := int(min(r.Cur, 1<<22))
+	if limit < 64 {
+		return 0, fmt.Errorf("the limit of open files is %d, at least 64 are needed", limit)
+	}
+	return limit, nil
+}
+
+// openRoot opens the export's root and finds out where it is.
+func (e *Export) openRoot() error {
+	p, err := beneath.OpenRoot(e.cfg.Path)
+	if err != nil {
+		return err
+	}
+	if err := e.setRoot(p); err != nil {
+		p.Close()
+		return err
+	}
+	return nil
+}
+
+func (e *Export) setRoot(p *beneath.Path) error {
+	st, err := p.Stat()
+	if err != nil {
+		return err
+	}
+	fs, err := p.Statfs()
+	if err != nil {
+		return err
+	}
+	e.dev, e.mount = device(&st), st.Mnt_id
+	e.overlay = int64(fs.Type) == unix.OVERLAYFS_SUPER_MAGIC
+	e.fsid = uint64(uint32(fs.Fsid.Val[0])) | uint64(uint32(fs.Fsid.Val[1]))<<32
+	id, err := identOf(&st, p.Handle)
+	if err != nil {
+		return err
+	}
+	if e.rootDir, err = p.OpenDir(); err != nil {
+		return err
+	}
+	e.root = &node{id: id, kind: unix.S_IFDIR, refs: 1}
+	e.nodes[id] = e.root
+	e.install(e.root, p)
+	return nil
+}
+
+// Close gives up the export. Sessions must have been closed before.
+func (e *Export) Close() error {
+	close(e.stop)
+	e.done.Wait()
+	e.release(e.root)
+	e.rootDir.Close()
+	e.mu.Lock()
+	left := len(e.nodes)
+	e.mu.Unlock()
+	if left > 0 {
+		return fmt.Errorf("export closed with %d nodes in use", left)
+	}
+	return nil
+}
+
+// within refuses what lies on another file system or mount, with EXDEV.
+func (e *Export) within(st *beneath.Stat) error {
+	if st.Mnt_id != e.mount || (device(st) != e.dev && !e.overlay) {
+		return syscall.EXDEV
+	}
+	return nil
+}
+
+// restricted reports whether rules must be kept that the kernel does not apply
+// to a privileged daemon.
+func (e *Export) restricted() bool { return e.priv.Any }
+
+// isErrno reports whether err carries one of the errnos.
+func isErrno(err error, errnos ...syscall.Errno) bool {
+	for _, errno := range errnos {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,253 @@
+package export
+
+import (
+	"sync"
+	"syscall"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/rpc"
+	"golang.org/x/sys/unix"
+)
+
+// handle is an open file or directory. While it is open its node keeps its
+// descriptor.
+type handle struct {
+	f      *beneath.File
+	r      *ref
+	writes bool // open for writing
+
+	pos sync.Mutex // held by what moves f's position
+
+	// Guarded by Session.mu. The table counts as a user.
+	users  int
+	closed bool
+}
+
+func (h *handle) attr(a *fsproto.Attr) error {
+	st, err := h.f.Stat()
+	if err == nil {
+		*a = attrOf(&st)
+	}
+	return err
+}
+
+// mayWrite returns errno unless h is open for writing.
+func (h *handle) mayWrite(errno syscall.Errno) error {
+	if !h.writes {
+		return errno
+	}
+	return nil
+}
+
+// handle returns an open file or directory, which stays open until done. EBADF
+// if there is none.
+func (s *Session) handle(num fsproto.Handle) (*handle, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.handles[num]
+	if h == nil {
+		return nil, syscall.EBADF
+	}
+	h.users++
+	return h, nil
+}
+
+// done ends the use of h.
+func (s *Session) done(h *handle) {
+	s.mu.Lock()
+	h.users--
+	last := h.users == 0
+	s.mu.Unlock()
+	if last {
+		s.finish(h)
+	}
+}
+
+// dismiss takes h out of the table's hands with mu held, and reports whether the
+// caller must finish it.
+func (s *Session) dismiss(h *handle) bool {
+	if h.closed {
+		return false
+	}
+	h.closed = true
+	h.users--
+	return h.users == 0
+}
+
+// finish closes h, which has left the table and has no users.
+func (s *Session) finish(h *handle) {
+	h.f.Close()
+	s.e.handles.Add(-1)
+	s.mu.Lock()
+	h.r.opens--
+	nodes := s.dropRef(h.r)
+	s.mu.Unlock()
+	for _, n := range nodes {
+		s.e.unref(n)
+	}
+	s.e.release(h.r.n)
+}
+
+// reserve takes a handle number for an open that is about to be done. EINVAL
+// for 0, EEXIST for one in use, EMFILE and ENFILE at the limits of the session
+// and the export. It ends with settle or abandon.
+func (s *Session) reserve(num fsproto.Handle) error {
+	if s.e.handles.Add(1) > s.e.maxHandles {
+		s.e.handles.Add(-1)
+		return syscall.ENFILE
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, used := s.handles[num]
+	var err error
+	switch {
+	case s.closed:
+		err = errClosed
+	case num == 0:
+		err = syscall.EINVAL
+	case used:
+		err = syscall.EEXIST
+	case len(s.handles) >= s.e.cfg.MaxHandles:
+		err = syscall.EMFILE
+	}
+	if err != nil {
+		s.e.handles.Add(-1)
+		return err
+	}
+	s.handles[num] = nil
+	return nil
+}
+
+// abandon gives a reserved number back.
+func (s *Session) abandon(num fsproto.Handle) {
+	s.e.handles.Add(-1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h, ok := s.handles[num]; ok && h == nil {
+		delete(s.handles, num)
+	}
+}
+
+// settle makes f the open file behind a reserved number. It takes over a
+// reference of n with its descriptor acquired, and f; also when it fails, which
+// it does only if the session was closed meanwhile.
+func (s *Session) settle(num fsproto.Handle, n *node, f *beneath.File, writes bool) error {
+	s.mu.Lock()
+	r := s.refs[n]
+	if s.closed || r == nil {
+		delete(s.handles, num)
+		s.mu.Unlock()
+		s.e.handles.Add(-1)
+		f.Close()
+		s.e.release(n)
+		if r == nil {
+			return syscall.ESTALE // forgotten while it was being opened
+		}
+		return errClosed
+	}
+	r.opens++
+	s.handles[num] = &handle{f: f, r: r, writes: writes, users: 1}
+	s.mu.Unlock()
+	return nil
+}
+
+// openFlags translates the flags of an open that go to the kernel. Appending is
+// decided by each write. O_DIRECT concerns the client's buffers, not ours, and
+// O_EXCL, O_DIRECTORY the opening only.
+func openFlags(flags uint32) int {
+	kernel := int(flags & fsproto.OpenAccess) // O_RDONLY, O_WRONLY, O_RDWR
+	for ours, theirs := range map[uint32]int{
+		fsproto.OpenTruncate: unix.O_TRUNC, fsproto.OpenSync: unix.O_SYNC,
+		fsproto.OpenDataSync: unix.O_DSYNC, fsproto.OpenNoAtime: unix.O_NOATIME,
+	} {
+		if flags&ours != 0 {
+			kernel |= theirs
+		}
+	}
+	return kernel
+}
+
+func writes(flags uint32) bool { return flags&fsproto.OpenAccess != fsproto.OpenRead }
+
+// mayOpen refuses what is no regular file, and writing and truncating where
+// nothing can be changed, in the order that open(2) does.
+func (s *Session) mayOpen(n *node, flags uint32) error {
+	switch {
+	case n.kind == unix.S_IFLNK:
+		return syscall.ELOOP
+	case flags&fsproto.OpenDir != 0 && !n.isDir():
+		return syscall.ENOTDIR
+	case n.isDir():
+		return syscall.EISDIR
+	case n.kind != unix.S_IFREG:
+		return syscall.ENXIO
+	case s.readOnly && (writes(flags) || flags&fsproto.OpenTruncate != 0):
+		return syscall.EROFS
+	}
+	return nil
+}
+
+// openFile opens o, a regular file.
+func (s *Session) openFile(o object, flags uint32) (*beneath.File, error) {
+	if err := s.mayOpen(o.n, flags); err != nil {
+		return nil, err
+	}
+	if flags&fsproto.OpenTruncate != 0 {
+		if err := s.e.dropSetID(o.p); err != nil {
+			return nil, err
+		}
+	}
+	kernel := openFlags(flags)
+	f, err := o.p.Open(kernel)
+	if isErrno(err, syscall.EPERM) && kernel&unix.O_NOATIME != 0 {
+		kernel &^= unix.O_NOATIME // it needs the file's owner
+		f, err = o.p.Open(kernel)
+	}
+	if isErrno(err, syscall.EPERM) && flags&fsproto.OpenAppend != 0 {
+		f, err = o.p.Open(kernel | unix.O_APPEND) // the file can only be appended to
+	}
+	return f, err
+}
+
+func (s *Session) open(_ *rpc.Request, req *fsproto.OpenReq, res *fsproto.OpenRes) error {
+	return s.openNode(req, res, func(o object) (*beneath.File, error) { return s.openFile(o, req.Flags) })
+}
+
+func (s *Session) opendir(_ *rpc.Request, req *fsproto.OpenReq, res *fsproto.OpenRes) error {
+	return s.openNode(req, res, func(o object) (*beneath.File, error) {
+		switch {
+		case !o.n.isDir():
+			return nil, syscall.ENOTDIR
+		case writes(req.Flags), req.Flags&fsproto.OpenTruncate != 0:
+			return nil, syscall.EISDIR
+		}
+		return o.p.OpenDir()
+	})
+}
+
+// openNode opens a node that the session knows.
+func (s *Session) openNode(req *fsproto.OpenReq, res *fsproto.OpenRes, open func(object) (*beneath.File, error)) error {
+	o, err := s.node(req.Node)
+	if err != nil {
+		return err
+	}
+	if err := s.reserve(req.Handle); err != nil {
+		o.done()
+		return err
+	}
+	f, err := open(o)
+	if err == nil {
+		var st beneath.Stat
+		if st, err = f.Stat(); err != nil {
+			f.Close()
+		}
+		res.Attr = attrOf(&st)
+	}
+	if err != nil {
+		s.abandon(req.Handle)
+		o.done()
+		return err
+	}
+	return s.settle(req.Handle, o.n, f, writes(req.Flags))
+}

@@ -1,0 +1,162 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
+)
+
+var errClosed = fmt.Errorf("session is closed: %w", rpc.ErrGone)
+
+// method ties an operation to its handler.
+type method struct {
+	op       *rpc.Info
+	register func(*Session, *rpc.Mux)
+	call     func(*Session, context.Context, *rpc.Request, rpc.Message, rpc.Message) error
+}
+
+// define makes a method. Whatever calls the handler goes through Session.admit.
+func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, *rpc.Request, *Req, *Res) error) method {
+	run := func(s *Session, ctx context.Context, r *rpc.Request, req *Req, res *Res) error {
+		err := s.admit(ctx, &op.Info, r, req)
+		if err == nil {
+			err = h(s, r, req, res)
+		}
+		if err != nil {
+			s.report(op.Name, err)
+		}
+		return err
+	}
+	return method{
+		op: &op.Info,
+		register: func(s *Session, mux *rpc.Mux) {
+			rpc.Handle(mux, op, func(ctx context.Context, r *rpc.Request, req *Req, res *Res) error {
+				return run(s, ctx, r, req, res)
+			})
+		},
+		call: func(s *Session, ctx context.Context, r *rpc.Request, req, res rpc.Message) error {
+			return run(s, ctx, r, any(req).(*Req), any(res).(*Res))
+		},
+	}
+}
+
+// methods holds the handler of every operation of fsproto.
+var methods = []method{
+	define(fsproto.Attach, (*Session).attach),
+	define(fsproto.Resolve, (*Session).resolve),
+	define(fsproto.Forget, (*Session).forget),
+	define(fsproto.Cred, (*Session).cred),
+	define(fsproto.Lookup, (*Session).lookup),
+	define(fsproto.Getattr, (*Session).getattr),
+	define(fsproto.Setattr, (*Session).setattr),
+	define(fsproto.Access, (*Session).access),
+	define(fsproto.Statfs, (*Session).statfs),
+	define(fsproto.Readlink, (*Session).readlink),
+	define(fsproto.Open, (*Session).open),
+	define(fsproto.Create, (*Session).create),
+	define(fsproto.Read, (*Session).read),
+	define(fsproto.Write, (*Session).write),
+	define(fsproto.Flush, (*Session).flush),
+	define(fsproto.Fsync, (*Session).fsync),
+	define(fsproto.Release, (*Session).release),
+	define(fsproto.Fallocate, (*Session).fallocate),
+	define(fsproto.Lseek, (*Session).lseek),
+	define(fsproto.CopyFileRange, (*Session).copyFileRange),
+	define(fsproto.Tmpfile, (*Session).tmpfile),
+	define(fsproto.Opendir, (*Session).opendir),
+	define(fsproto.Readdir, (*Session).readdir),
+	define(fsproto.Mkdir, (*Session).mkdir),
+	define(fsproto.Mknod, (*Session).mknod),
+	define(fsproto.Symlink, (*Session).symlink),
+	define(fsproto.Link, (*Session).link),
+	define(fsproto.Unlink, (*Session).unlink),
+	define(fsproto.Rmdir, (*Session).rmdir),
+	define(fsproto.Rename, (*Session).rename),
+	define(fsproto.Getxattr, (*Session).getxattr),
+	define(fsproto.Setxattr, (*Session).setxattr),
+	define(fsproto.Listxattr, (*Session).listxattr),
+	define(fsproto.Removexattr, (*Session).removexattr),
+}
+
+// Register makes mux answer all operations of the file service for s.
+func (s *Session) Register(mux *rpc.Mux) {
+	for _, m := range methods {
+		m.register(s, mux)
+	}
+}
+
+// admit decides whether a request may reach its handler. The rule for read-only
+// exports stands here and in refuse, by the operation's access class, so that
+// no operation can be forgotten; open alone decides by its flags.
+func (s *Session) admit(ctx context.Context, op *rpc.Info, r *rpc.Request, req any) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	closed, attached, known := s.closed, s.top != nil, s.creds[r.Cred]
+	s.mu.Unlock()
+	early := op.Number == fsproto.Attach.Number || op.Number == fsproto.Cred.Number
+	switch {
+	case closed:
+		return errClosed
+	case !attached && !early:
+		return fmt.Errorf("%s before attach: %w", op.Name, syscall.ESTALE)
+	case !known:
+		return fmt.Errorf("unknown credential %d: %w", r.Cred, syscall.EINVAL)
+	case op.Access == rpc.Change && s.readOnly:
+		return s.refuse(req)
+	}
+	return nil
+}
+
+// refuse returns why a change is not made on a read-only export: EROFS, but
+// EEXIST where Linux finds out first that a name is taken. A create that may
+// open an existing file goes on to its handler, which never makes one.
+func (s *Session) refuse(req any) error {
+	switch req := req.(type) {
+	case *fsproto.CreateReq:
+		return s.refuseName(req.Parent, req.Name, req.Flags&fsproto.OpenExclusive == 0)
+	case *fsproto.MkdirReq:
+		return s.refuseName(req.Parent, req.Name, false)
+	case *fsproto.MknodReq:
+		return s.refuseName(req.Parent, req.Name, false)
+	case *fsproto.SymlinkReq:
+		return s.refuseName(req.Parent, req.Name, false)
+	case *fsproto.LinkReq:
+		return s.refuseName(req.Parent, req.Name, false)
+	}
+	return syscall.EROFS
+}
+
+// refuseName returns EROFS if there is no such entry; else EEXIST, or nil if an
+// existing one will do.
+func (s *Session) refuseName(parent fsproto.Node, name string, mayExist bool) error {
+	d, err := s.dir(parent)
+	if err != nil {
+		return err
+	}
+	defer d.done()
+	switch _, err := d.p.StatAt(name); {
+	case isErrno(err, syscall.ENOENT):
+		return syscall.EROFS
+	case err != nil:
+		return err
+	case mayExist:
+		return nil
+	}
+	return syscall.EEXIST
+}
+
+// report logs why a call failed; the text does not reach the other side.
+func (s *Session) report(op string, err error) {
+	var errno syscall.Errno
+	if errors.As(err, &errno) || errors.Is(err, context.Canceled) || errors.Is(err, rpc.ErrGone) {
+		s.log.Debug("call failed", "op", op, "err", err)
+		return
+	}
+	s.log.Error("call failed", "op", op, "err", err)
+}

@@ -1,0 +1,191 @@
+package export
+
+import (
+	"container/list"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/rpycfs/rpycfs/internal/beneath"
+	"golang.org/x/sys/unix"
+)
+
+// ident tells inodes apart, reused inode numbers included.
+type ident struct {
+	dev, ino uint64
+	sec      int64  // birth time, or a hash of the kernel's handle
+	nsec     uint32 // noBirth with the hash
+}
+
+const noBirth = ^uint32(0)
+
+// hint is a name that a node had.
+type hint struct {
+	dir  ident
+	name string
+}
+
+// maxHints bounds the names that are remembered of a node.
+const maxHints = 4
+
+// node is an inode that is in use. Fields in the first block never change; the
+// others are guarded by Export.mu.
+type node struct {
+	id     ident
+	kind   uint32               // type bits of the mode
+	kernel beneath.KernelHandle // of a directory, with privilege
+
+	refs  int           // sessions that know it, calls and open files that use it
+	hints []hint        // the latest first
+	path  *beneath.Path // nil: must be found again
+	users int           // of path: calls and open files; all are counted in refs
+	gone  bool          // has no name: path is not kept for its own sake
+	used  time.Time     // when users last became 0
+	place *list.Element // in Export.idle: path is set and users is 0
+}
+
+func (n *node) isDir() bool { return n.kind == unix.S_IFDIR }
+
+func device(st *beneath.Stat) uint64 { return unix.Mkdev(st.Dev_major, st.Dev_minor) }
+
+// handleFunc asks the kernel for its handle of an object.
+type handleFunc func() (beneath.KernelHandle, error)
+
+// identOf returns the identity of an object. Where the file system keeps no
+// birth time, the kernel's handle stands in for it: it holds a generation.
+func identOf(st *beneath.Stat, get handleFunc) (ident, error) {
+	id := ident{dev: device(st), ino: st.Ino, sec: st.Btime.Sec, nsec: st.Btime.Nsec}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		return id, nil
+	}
+	kernel, err := get()
+	if err != nil && !isErrno(err, unix.EOPNOTSUPP, unix.EOVERFLOW) {
+		return id, err
+	}
+	sum := sha256.Sum256([]byte(kernel.Data))
+	id.sec, id.nsec = int64(binary.LittleEndian.Uint64(sum[:])), noBirth
+	return id, nil
+}
+
+// intern returns the node of an object with a reference for the caller, and
+// remembers the name that led to it, unless that is empty.
+func (e *Export) intern(st *beneath.Stat, at hint, get handleFunc) (*node, error) {
+	if err := e.within(st); err != nil {
+		return nil, err
+	}
+	id, err := identOf(st, get)
+	if err != nil {
+		return nil, err
+	}
+	if n := e.met(id, at); n != nil {
+		return n, nil
+	}
+	n := &node{id: id, kind: uint32(st.Mode) & unix.S_IFMT}
+	if n.isDir() && e.priv.ByHandle {
+		if n.kernel, err = get(); err != nil && !isErrno(err, unix.EOPNOTSUPP, unix.EOVERFLOW) {
+			return nil, err
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.nodes[id] == nil {
+		e.nodes[id] = n
+	}
+	return e.metLocked(id, at), nil
+}
+
+// met returns the node with an identity, a reference for the caller taken and
+// the name remembered, or nil.
+func (e *Export) met(id ident, at hint) *node {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.metLocked(id, at)
+}
+
+func (e *Export) metLocked(id ident, at hint) *node {
+	n := e.nodes[id]
+	if n != nil {
+		n.refs++
+		n.named(at)
+	}
+	return n
+}
+
+// find returns the node with an identity and a reference for the caller, or nil.
+func (e *Export) find(id ident) *node {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.nodes[id]
+	if n != nil {
+		n.refs++
+	}
+	return n
+}
+
+// keep takes a reference of a node that somebody else holds one of.
+func (e *Export) keep(n *node) {
+	e.mu.Lock()
+	n.refs++
+	e.mu.Unlock()
+}
+
+// unref gives a reference back.
+func (e *Export) unref(n *node) {
+	e.mu.Lock()
+	p := e.drop(n)
+	e.mu.Unlock()
+	if p != nil {
+		p.Close()
+	}
+}
+
+// drop gives a reference back with mu held, and returns what is to be closed.
+func (e *Export) drop(n *node) *beneath.Path {
+	if n.refs--; n.refs > 0 {
+		return nil
+	}
+	delete(e.nodes, n.id)
+	return e.forgetPath(n)
+}
+
+// named puts a name in front of the hints; Export.mu is held.
+func (n *node) named(h hint) {
+	if h.name == "" || (len(n.hints) > 0 && n.hints[0] == h) {
+		return
+	}
+	n.unnamed(h)
+	if len(n.hints) == maxHints {
+		n.hints = n.hints[:maxHints-1]
+	}
+	n.hints = slices.Insert(n.hints, 0, h)
+}
+
+func (n *node) unnamed(h hint) {
+	n.hints = slices.DeleteFunc(n.hints, func(o hint) bool { return o == h })
+}
+
+// hintsOf returns a copy of what is known of n's names.
+func (e *Export) hintsOf(n *node) []hint {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(n.hints)
+}
+
+// renamed moves what is known of an entry from one name to another; a name that
+// is empty is none.
+func (e *Export) renamed(id ident, from, to hint) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := e.nodes[id]; n != nil {
+		n.unnamed(from)
+		n.named(to)
+	}
+}
+
+// remember notes a name of n.
+func (e *Export) remember(n *node, at hint) {
+	e.mu.Lock()
+	n.named(at)
+	e.mu.Unlock()
+}

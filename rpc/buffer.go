@@ -37,3 +37,6 @@ func (b *buffer) free() {
 		pools[b.class].Put(b)
 	}
 }
+
+// written frees a buffer that was a frame.
+func (b *buffer) written() { b.free() }

@@ -43,6 +43,7 @@ type call struct {
 	reserved bool
 	writing  gate          // links that hold head and data
 	done     chan struct{} // has room for one; sent by finish
+	codec    Codec
 
 	tag      uint32
 	link     *link // where it was sent; nil: nowhere, or the connection is lost
@@ -103,10 +104,9 @@ func CallWith[Req, Res any](ctx context.Context, p *Peer, op *Op[Req, Res], req 
 	if err != nil {
 		return 0, err
 	}
-	enc := Codec{buf: c.head.b}
-	op.reqFields(&enc, req)
-	c.head.b = enc.buf
-	if err := c.seal(&op.Info, enc.finish()); err != nil {
+	op.reqFields(&c.codec, req)
+	c.head.b = c.codec.buf
+	if err := c.seal(&op.Info, c.codec.finish()); err != nil {
 		p.drop(c)
 		return 0, err
 	}
@@ -114,7 +114,11 @@ func CallWith[Req, Res any](ctx context.Context, p *Peer, op *Op[Req, Res], req 
 		return 0, err
 	}
 	n := c.n
-	err = c.result(func(dec *Codec) { op.resFields(dec, res) })
+	err = c.failure()
+	if err == nil {
+		op.resFields(&c.codec, res)
+		err = c.decoded()
+	}
 	c.recycle()
 	return n, err
 }
@@ -157,9 +161,8 @@ func (p *Peer) prepare(ctx context.Context, op *Info, x *Extra) (*call, error) {
 	}
 	c.head = newBuffer(headerSize)
 	c.head.b[15] = f.flags
-	enc := Codec{buf: c.head.b}
-	f.fields(&enc)
-	c.head.b = enc.buf
+	c.codec = Codec{buf: c.head.b}
+	f.fields(&c.codec)
 	return c, nil
 }
 
@@ -263,8 +266,11 @@ func (c *conn) pick(client, bulk bool) *link {
 }
 
 func (c *call) frame() frame {
-	return frame{head: c.head.b, data: c.data, written: c.writing.leave}
+	return frame{head: c.head.b, data: c.data, owner: c}
 }
+
+// written tells that a link no longer holds head and data.
+func (c *call) written() { c.writing.leave() }
 
 // resend sends the calls that no connection has answered on the new one.
 func (p *Peer) resend(n *conn) {
@@ -345,22 +351,29 @@ func (c *call) finish(err error) {
 	c.done <- struct{}{}
 }
 
-// result decodes the reply, or returns the error that came instead.
-func (c *call) result(fields func(*Codec)) error {
-	dec := Codec{buf: c.meta.b, decoding: true}
-	if c.kind == kindError {
-		e := new(Error)
-		e.fields(&dec)
-		e.Detail = slices.Clone(e.Detail)
-		if err := dec.finish(); err != nil {
-			return fmt.Errorf("%w: error reply: %w", ErrBadRequest, err)
-		}
-		return e
+// failure returns the error that came in place of a reply, or nil with the
+// codec ready to decode the reply.
+func (c *call) failure() error {
+	c.codec = Codec{buf: c.meta.b, decoding: true}
+	if c.kind == kindReply {
+		return nil
 	}
-	// What the reply's slices refer to belongs to the caller from here on.
-	c.meta.class = -1
-	fields(&dec)
-	if err := dec.finish(); err != nil {
+	e := new(Error)
+	e.fields(&c.codec)
+	e.Detail = slices.Clone(e.Detail)
+	if err := c.codec.finish(); err != nil {
+		return fmt.Errorf("%w: error reply: %w", ErrBadRequest, err)
+	}
+	return e
+}
+
+// decoded checks the end of a reply. What its slices refer to belongs to the
+// caller from here on.
+func (c *call) decoded() error {
+	if c.codec.aliased {
+		c.meta = nil
+	}
+	if err := c.codec.finish(); err != nil {
 		return fmt.Errorf("%w: reply: %w", ErrBadRequest, err)
 	}
 	return nil

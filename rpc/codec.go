@@ -30,6 +30,7 @@ type Codec struct {
 	buf      []byte
 	off      int
 	decoding bool
+	aliased  bool // a decoded slice refers to buf
 	err      error
 }
 
@@ -162,6 +163,7 @@ func (c *Codec) Bytes(v *[]byte, max int) {
 		}
 	} else if b := c.take(n); b != nil {
 		*v = b
+		c.aliased = true
 	}
 }
 

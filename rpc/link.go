@@ -3,6 +3,7 @@ package rpc
 import (
 	"bufio"
 	"io"
+	"runtime"
 	"sync"
 )
 
@@ -44,11 +45,11 @@ type link struct {
 }
 
 // frame is a message on its way out: head, and data behind it if not nil.
-// written, if not nil, is called once when neither is needed any more.
+// owner, if not nil, is told once when neither is needed any more.
 type frame struct {
-	head    []byte
-	data    []byte
-	written func()
+	head  []byte
+	data  []byte
+	owner interface{ written() }
 }
 
 func newLink(c *conn, role Role, rw io.ReadWriteCloser, shared bool) *link {
@@ -80,7 +81,7 @@ func (f fragmenter) Write(p []byte) (int, error) {
 }
 
 // send writes f, now or soon. It returns before f is written if somebody else
-// is writing; f.written tells. Errors end the connection and are seen there.
+// is writing; f.owner is told. Errors end the connection and are seen there.
 func (l *link) send(f frame) {
 	l.mu.Lock()
 	if l.err != nil {
@@ -98,7 +99,9 @@ func (l *link) send(f frame) {
 
 	err := l.write(f)
 	if err == nil {
-		err = l.w.Flush()
+		// Whoever is about to send as well comes first: one flush for all.
+		runtime.Gosched()
+		err = l.writeQueue()
 	}
 	l.next(err)
 }
@@ -206,8 +209,8 @@ func (l *link) write(f frame) error {
 }
 
 func (f frame) end() {
-	if f.written != nil {
-		f.written()
+	if f.owner != nil {
+		f.owner.written()
 	}
 }
 

@@ -79,17 +79,21 @@ func Handle[Req, Res any](m *Mux, op *Op[Req, Res], h func(ctx context.Context, 
 		panic(fmt.Sprintf("rpc: %s has two handlers", op.Name))
 	}
 	m.handlers[op.Number] = &method{info: &op.Info, run: func(ctx context.Context, r *Request, meta []byte, reply *Codec) error {
-		var req Req
-		c := Codec{buf: meta, decoding: true}
-		op.reqFields(&c, &req)
-		if err := c.finish(); err != nil {
+		// One allocation for all that the message types make escape.
+		x := new(struct {
+			req Req
+			res Res
+			dec Codec
+		})
+		x.dec = Codec{buf: meta, decoding: true}
+		op.reqFields(&x.dec, &x.req)
+		if err := x.dec.finish(); err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrBadRequest, op.Name, err)
 		}
-		var res Res
-		if err := h(ctx, r, &req, &res); err != nil {
+		if err := h(ctx, r, &x.req, &x.res); err != nil {
 			return err
 		}
-		op.resFields(reply, &res)
+		op.resFields(reply, &x.res)
 		return reply.finish()
 	}}
 }

@@ -95,6 +95,8 @@ type incoming struct {
 	data   *buffer
 	held   int  // bytes drawn from the share
 	inline bool // handled on the reader, which writes the reply when it is idle
+	r      Request
+	enc    Codec
 }
 
 func (in *incoming) slotted() bool { return in.fields.flags&flagSlot != 0 }
@@ -254,9 +256,10 @@ func (p *Peer) cancelHandler(l *link, tag uint32) {
 // handle runs the handler and answers.
 func (p *Peer) handle(ctx context.Context, in *incoming) {
 	defer p.running.done()
-	r := Request{Peer: p, Op: in.method.info, Cred: in.fields.cred, Data: in.data.b, ctx: ctx}
+	r := &in.r
+	*r = Request{Peer: p, Op: in.method.info, Cred: in.fields.cred, Data: in.data.b, ctx: ctx}
 	reply := newBuffer(headerSize)
-	meta, err := p.invoke(ctx, in, &r, reply)
+	meta, err := p.invoke(ctx, in, r, reply)
 	if err == nil && in.slotted() && len(meta) > MaxSlotReply {
 		err = fmt.Errorf("reply of %d bytes does not fit a slot", len(meta))
 	}
@@ -268,7 +271,7 @@ func (p *Peer) handle(ctx context.Context, in *incoming) {
 		kind, meta = kindError, p.errorMeta(in, err)
 		r.drop()
 	}
-	p.answer(in, &r, kind, meta, reply)
+	p.answer(in, r, kind, meta, reply)
 	p.discharge(in)
 }
 
@@ -293,11 +296,11 @@ func (p *Peer) invoke(ctx context.Context, in *incoming, r *Request, reply *buff
 	if in.fields.flags&flagDeadline != 0 && in.fields.millis == 0 {
 		return nil, context.DeadlineExceeded
 	}
-	enc := Codec{buf: reply.b}
-	if err := in.method.run(ctx, r, in.meta.b[in.start:], &enc); err != nil {
+	in.enc = Codec{buf: reply.b}
+	if err := in.method.run(ctx, r, in.meta.b[in.start:], &in.enc); err != nil {
 		return nil, err
 	}
-	reply.b = enc.buf
+	reply.b = in.enc.buf
 	if n := len(reply.b) - headerSize; n > MaxReply || r.out != nil && n > headroom-headerSize {
 		return nil, fmt.Errorf("reply of %d bytes", len(reply.b)-headerSize)
 	}
@@ -310,10 +313,10 @@ func (p *Peer) answer(in *incoming, r *Request, kind uint8, meta []byte, reply *
 	if in.slotted() {
 		l, tag = p.in.end(in.fields.dep, kind, meta)
 	}
-	f := frame{written: reply.free}
+	f := frame{owner: reply}
 	switch {
 	case kind == kindError:
-		f.head = errorFrame(tag, meta)
+		f.head = errorFrame(tag, meta) // and reply is freed with it
 	case r.out != nil:
 		f = r.payloadFrame(tag, meta)
 		reply.free()
@@ -330,17 +333,15 @@ func (p *Peer) answer(in *incoming, r *Request, kind uint8, meta []byte, reply *
 
 // payloadFrame puts header and meta right before the payload, in its headroom.
 func (r *Request) payloadFrame(tag uint32, meta []byte) frame {
-	out, held, share := r.out, r.held, r.Peer.cfg.Share
 	start := headroom - headerSize - len(meta)
-	head := out.b[start : headroom+r.n]
+	head := r.out.b[start : headroom+r.n]
 	putHeader(head, kindReply, 0, 0, tag, len(meta), r.n)
 	copy(head[headerSize:], meta)
-	r.out = nil
-	return frame{head: head, written: func() {
-		share.release(held)
-		out.free()
-	}}
+	return frame{head: head, owner: r}
 }
+
+// written gives back a reply's payload.
+func (r *Request) written() { r.drop() }
 
 // errorMeta encodes err, and logs what does not cross the wire.
 func (p *Peer) errorMeta(in *incoming, err error) []byte {

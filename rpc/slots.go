@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -108,7 +109,7 @@ func (s *calleeSlots) begin(d Dep, l *link, tag uint32) (execute bool, kind uint
 		slot.link, slot.tag = l, tag
 		return false, 0, nil, nil
 	case d.Seq == slot.seq && d.Seq != 0:
-		return false, slot.kind, slot.reply, nil
+		return false, slot.kind, slices.Clone(slot.reply), nil
 	}
 	return false, 0, nil, fmt.Errorf("%w: slot %d has sequence %d, call has %d", ErrSlot, d.Slot, slot.seq, d.Seq)
 }
@@ -120,7 +121,7 @@ func (s *calleeSlots) end(d Dep, kind uint8, meta []byte) (*link, uint32) {
 	slot := &s.slots[d.Slot]
 	slot.running, slot.cancel = false, nil
 	slot.kind = kind
-	slot.reply = append(slot.reply[:0:0], meta...)
+	slot.reply = append(slot.reply[:0], meta...)
 	if kind == kindReply {
 		slot.history |= 1
 	}

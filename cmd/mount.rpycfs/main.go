@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 
 	"github.com/rpycfs/rpycfs/internal/mountopt"
+	"github.com/rpycfs/rpycfs/internal/version"
 )
 
 // Exit codes of mount(8).
@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	if a.Version {
-		fmt.Fprintf(stdout, "mount.rpycfs %s\n", version())
+		fmt.Fprintln(stdout, version.String("mount.rpycfs"))
 		return 0
 	}
 	if a.PasswordShown {
@@ -98,11 +98,4 @@ func exitCode(err error) int {
 		return exitUsage
 	}
 	return exitMount
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/rpycfs/rpycfs/auth"
+	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/version"
 	"github.com/rpycfs/rpycfs/rpycfsd"
 )
@@ -206,12 +207,11 @@ func (o *options) password(log *slog.Logger) (string, error) {
 		return *o.Password, nil
 	}
 	if o.PasswordFile != "" {
-		b, err := os.ReadFile(o.PasswordFile)
+		password, err := mountopt.ReadPasswordFile(o.PasswordFile)
 		if err != nil {
 			return "", fmt.Errorf("password file: %w", err)
 		}
-		line, _, _ := strings.Cut(string(b), "\n")
-		return strings.TrimSuffix(line, "\r"), nil
+		return password, nil
 	}
 	if p := os.Getenv("RPYCFS_PASSWORD"); p != "" {
 		return p, nil

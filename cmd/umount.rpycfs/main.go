@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/rpycfs/rpycfs/internal/mounts"
+	"github.com/rpycfs/rpycfs/internal/version"
 )
 
 // Exit codes of umount(8).
@@ -55,7 +55,7 @@ func run(ctx context.Context, argv []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, usageText)
 		return 0
 	case a.version:
-		fmt.Fprintf(stdout, "umount.rpycfs %s\n", version())
+		fmt.Fprintln(stdout, version.String("umount.rpycfs"))
 		return 0
 	}
 	if err := unmount(ctx, a); err != nil {
@@ -167,11 +167,4 @@ func explain(target string, err error) string {
 		return fmt.Sprintf("%s: only root and who mounted it may unmount it", target)
 	}
 	return err.Error()
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

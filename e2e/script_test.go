@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 // TestScripts runs the scripts that mount nothing.
@@ -46,6 +48,7 @@ func runScripts(t *testing.T, dir string) {
 			"listening": cmdListening,
 			"mounted":   cmdMounted,
 			"soon":      cmdSoon,
+			"signal":    cmdSignal,
 			"perm":      cmdChmod,
 		},
 	})
@@ -87,7 +90,9 @@ func cmdFails(ts *testscript.TestScript, neg bool, args []string) {
 	if raceEnabled {
 		limit *= 4 // hashing a password 600 000 times is that much slower
 	}
-	cmd := exec.Command(filepath.Join(bin, args[1]), args[2:]...)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, args[1]), args[2:]...)
 	cmd.Dir, cmd.Env = ts.MkAbs("."), environ(ts)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -155,6 +160,23 @@ func cmdSoon(ts *testscript.TestScript, neg bool, args []string) {
 	ok := eventually(patience, func() bool { return (ts.Exec(args[0], args[1:]...) == nil) != neg })
 	if !ok {
 		ts.Fatalf("%s: not within %v", strings.Join(args, " "), patience)
+	}
+}
+
+// cmdSignal is `signal NAME`: sends it to the script's processes in the background.
+func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
+	sig := unix.SignalNum("SIG" + args[0])
+	if sig == 0 {
+		ts.Fatalf("unknown signal %s", args[0])
+	}
+	sent := 0
+	for _, cmd := range ts.BackgroundCmds() {
+		if cmd.Process.Signal(sig) == nil {
+			sent++
+		}
+	}
+	if sent != 1 {
+		ts.Fatalf("%d processes got the signal, not one", sent)
 	}
 }
 

@@ -52,7 +52,7 @@ func (r *rpycfs) start() (err error) {
 	if err := os.WriteFile(r.passwordFile(), []byte("throwaway\n"), 0o600); err != nil {
 		return err
 	}
-	r.proc, err = start(r.env(), filepath.Join(r.bin, "rpycfsd"), r.tree, "--listen=127.0.0.1", "--port="+r.port,
+	r.proc, err = start(r.env(), filepath.Join(r.bin, "rpycfsd"), r.tree, "--listen=127.0.0.1:"+r.port,
 		"--user="+benchUser, "--password-file="+r.passwordFile(), "--state="+filepath.Join(r.state, "daemon"))
 	if err != nil {
 		return err
@@ -80,8 +80,8 @@ func (r *rpycfs) mount(ctx context.Context) (*mounted, error) {
 	if err := r.start(); err != nil {
 		return nil, err
 	}
-	p, err := start(r.env(), filepath.Join(r.bin, "mount.rpycfs"), "127.0.0.1:/", r.mnt, "-f",
-		"-o", "port="+r.port+",user="+benchUser+",password-file="+r.passwordFile())
+	p, err := start(r.env(), filepath.Join(r.bin, "mount.rpycfs"), "127.0.0.1:/", r.mnt,
+		"-o", "foreground,port="+r.port+",user="+benchUser+",password-file="+r.passwordFile())
 	if err != nil {
 		return nil, err
 	}

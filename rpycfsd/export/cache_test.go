@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/beneath"
 	"github.com/rpycfs/rpycfs/rpc"
+	"golang.org/x/sys/unix"
 )
 
 // counts returns how many nodes the export knows and how many descriptors are
@@ -287,7 +289,33 @@ func TestCloseWhileWorking(t *testing.T) {
 	if n := v.e.handles.Load(); n != 0 {
 		t.Errorf("%d files open", n)
 	}
-	if nodes, _ := v.e.counts(); nodes != 1 {
-		t.Errorf("%d nodes", nodes)
+	if nodes, idle := v.e.counts(); nodes != 1 || idle != 0 {
+		t.Errorf("%d nodes, %d descriptors", nodes, idle)
 	}
+}
+
+// TestNoBirthTime: where a file system keeps none, the kernel's handle tells
+// inodes apart.
+func TestNoBirthTime(t *testing.T) {
+	v := newEnv(t, Config{}, Identity{}, tree)
+	p, err := v.e.root.path.Walk("file")
+	must(t, err)
+	defer p.Close()
+	st, err := p.Stat()
+	must(t, err)
+	st.Mask &^= unix.STATX_BTIME
+	handle := func(data string, err error) handleFunc {
+		return func() (beneath.KernelHandle, error) { return beneath.KernelHandle{Data: data}, err }
+	}
+	a, err := identOf(&st, p.Handle)
+	must(t, err)
+	b, err := identOf(&st, handle("other generation", nil))
+	must(t, err)
+	if a == b || a.nsec != noBirth {
+		t.Errorf("identities %+v, %+v", a, b)
+	}
+	_, err = identOf(&st, handle("", syscall.EOPNOTSUPP))
+	must(t, err)
+	_, err = identOf(&st, handle("", syscall.EACCES))
+	want(t, err, syscall.EACCES)
 }

@@ -35,7 +35,7 @@ type hostile struct {
 }
 
 var (
-	hostileNames = []string{"d0", "d1", "l0", "l1", "f", "secret", "sub", "new", "user.a"}
+	hostileNames = []string{"d0", "d1", "l0", "l1", "f", "secret", "sub", "new", "user.a", "outside"}
 	badNames     = []string{"..", ".", "", "/", "../outside/secret", "d0/f", "l0/secret", "/etc", "a\x00b"}
 )
 
@@ -155,7 +155,7 @@ func TestEscape(t *testing.T) {
 		must(t, os.Chtimes(path, old, old.Add(time.Hour))) // a read would move the access time
 		inodes[inode(t, path)] = true
 	}
-	inodes[inode(t, outside)] = true
+	inodes[inode(t, outside)], inodes[inode(t, base)] = true, true
 	before := attrs(t, outside)
 
 	e := openExport(t, Config{Path: inside, Descriptors: 4})

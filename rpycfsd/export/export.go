@@ -174,7 +174,8 @@ func (e *Export) setRoot(p *beneath.Path) error {
 	return nil
 }
 
-// Close gives up the export. Sessions must have been closed before.
+// Close gives up the export. Sessions must have been closed before, and their
+// calls have returned.
 func (e *Export) Close() error {
 	close(e.stop)
 	e.done.Wait()

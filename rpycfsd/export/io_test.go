@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"golang.org/x/sys/unix"
 )
 
 func TestOpen(t *testing.T) {
@@ -252,4 +253,31 @@ func TestReaddir(t *testing.T) {
 	file := v.open(v.lookup(names[0]).Node, 0)
 	fail(v, fsproto.Readdir, fsproto.ReaddirReq{Handle: file, Size: 1000}, syscall.ENOTDIR)
 	fail(v, fsproto.Readdir, fsproto.ReaddirReq{Handle: 1 << 60, Size: 1000}, syscall.EBADF)
+}
+
+// TestNotOwner: O_NOATIME is dropped where it is not permitted.
+func TestNotOwner(t *testing.T) {
+	v := newEnv(t, Config{Path: "/etc", ReadOnly: true}, Identity{}, nil)
+	v.open(v.lookup("passwd").Node, fsproto.OpenNoAtime)
+}
+
+// TestAppendOnly: a file that can only be appended to is opened for that.
+func TestAppendOnly(t *testing.T) {
+	if !isRoot() {
+		return // only root can make one
+	}
+	v := newEnv(t, Config{}, Identity{}, tree)
+	f, err := os.Open(v.path("file"))
+	must(t, err)
+	defer f.Close()
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, unix.STATX_ATTR_APPEND); err != nil {
+		t.Fatalf("append-only flag: %v", err)
+	}
+	defer unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, 0)
+	node := v.lookup("file").Node
+	fail(v, fsproto.Open, fsproto.OpenReq{Node: node, Handle: newHandle(), Flags: fsproto.OpenWrite}, syscall.EPERM)
+	h := v.open(node, fsproto.OpenWrite|fsproto.OpenAppend)
+	_, err = v.write(fsproto.WriteReq{Handle: h, Flags: fsproto.WriteAppend}, "+")
+	must(t, err)
+	v.content("file", "0123456789+")
 }

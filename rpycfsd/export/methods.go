@@ -22,8 +22,12 @@ type method struct {
 // define makes a method. Whatever calls the handler goes through Session.admit.
 func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, *rpc.Request, *Req, *Res) error) method {
 	run := func(s *Session, ctx context.Context, r *rpc.Request, req *Req, res *Res) error {
-		err := s.admit(ctx, &op.Info, r, req)
-		if err == nil {
+		err := s.begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer s.end()
+		if err = s.admit(&op.Info, r, req); err == nil {
 			err = h(s, r, req, res)
 		}
 		if err != nil {
@@ -89,20 +93,29 @@ func (s *Session) Register(mux *rpc.Mux) {
 	}
 }
 
-// admit decides whether a request may reach its handler. The rule for read-only
-// exports stands here and in refuse, by the operation's access class, so that
-// no operation can be forgotten; open alone decides by its flags.
-func (s *Session) admit(ctx context.Context, op *rpc.Info, r *rpc.Request, req any) error {
+// begin counts a call, unless it comes too late. It ends with end.
+func (s *Session) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	closed, attached, known := s.closed, s.top != nil, s.creds[r.Cred]
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosed
+	}
+	s.calls++
+	return nil
+}
+
+// admit decides whether a request may reach its handler. The rule for read-only
+// exports stands here and in refuse, by the operation's access class, so that
+// no operation can be forgotten; open alone decides by its flags.
+func (s *Session) admit(op *rpc.Info, r *rpc.Request, req any) error {
+	s.mu.Lock()
+	attached, known := s.top != nil, s.creds[r.Cred]
 	s.mu.Unlock()
 	early := op.Number == fsproto.Attach.Number || op.Number == fsproto.Cred.Number
 	switch {
-	case closed:
-		return errClosed
 	case !attached && !early:
 		return fmt.Errorf("%s before attach: %w", op.Name, syscall.ESTALE)
 	case !known:

@@ -36,6 +36,7 @@ type Session struct {
 
 	mu      sync.Mutex
 	closed  bool
+	calls   int  // running; the last one of a closed session gives up the roots
 	top     *ref // the attached root
 	refs    map[*node]*ref
 	numbers map[fsproto.Node]*number
@@ -153,8 +154,8 @@ func (s *Session) Close() {
 	for num := range s.numbers {
 		nodes = append(nodes, s.dropNumber(num)...)
 	}
-	top := s.top
 	clear(s.handles)
+	idle := s.calls == 0
 	s.mu.Unlock()
 	for _, h := range closing {
 		s.finish(h)
@@ -162,10 +163,28 @@ func (s *Session) Close() {
 	for _, n := range nodes {
 		s.e.unref(n)
 	}
-	if top != nil {
-		s.e.release(top.n)
+	if idle {
+		s.leave()
+	}
+}
+
+// leave gives up the roots of a closed session that no call runs in.
+func (s *Session) leave() {
+	if s.top != nil {
+		s.e.release(s.top.n)
 	}
 	s.e.release(s.root)
+}
+
+// end ends a call that begin has counted.
+func (s *Session) end() {
+	s.mu.Lock()
+	s.calls--
+	last := s.closed && s.calls == 0
+	s.mu.Unlock()
+	if last {
+		s.leave()
+	}
 }
 
 // attach makes a directory below the user's root node 1. EBUSY the second time.

@@ -254,6 +254,10 @@ type transport struct{ *auth.Conn }
 
 func (t transport) Flush() error { return t.Raw.Flush() }
 
+// Close does without TLS's farewell, which would wait for a peer that does not
+// read; frames tell where the data ends.
+func (t transport) Close() error { return t.Raw.Close() }
+
 // Explain turns an error of Dial into one line for a person: what failed, at
 // which address, and what to do.
 func Explain(address, user string, err error) string {

@@ -15,7 +15,8 @@ import (
 )
 
 // Transport is an authenticated connection. Flush sends what Write has kept
-// back; a Transport that keeps nothing back returns nil.
+// back; a Transport that keeps nothing back returns nil. Close ends it at once,
+// also for a Write that blocks.
 type Transport interface {
 	net.Conn
 	Flush() error
@@ -283,9 +284,9 @@ func (c *conn) close(cause error) {
 			cause = io.EOF
 		}
 		c.cause = cause
+		c.net.Close() // before anything learns of it and is answered
 		c.cancel(cause)
 		close(c.closed)
-		c.net.Close()
 		c.wg.Add(1)
 		go func() {
 			defer c.wg.Done()

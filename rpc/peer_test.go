@@ -530,7 +530,7 @@ func (d deaf) Write(p []byte) (int, error) { return len(p), nil }
 func TestSilentPeerIsNoticed(t *testing.T) {
 	s := newService()
 	cfg := rpc.Config{Root: &s.mux, PingInterval: 20 * time.Millisecond, PingTimeout: 100 * time.Millisecond}
-	session := rpctest.New(t, cfg, cfg)
+	session := rpctest.New(t, rpc.Config{Root: &s.mux}, cfg)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for ctx := testContext(t); session.Client.RTT() == 0; <-tick.C {

@@ -266,6 +266,14 @@ func (p *Peer) handle(ctx context.Context, in *incoming) {
 	if err != nil && p.ctx.Err() != nil {
 		err = ErrGone
 	}
+	if !in.slotted() && in.link.conn.ctx.Err() != nil {
+		// What ended the handler is that its connection ended. Whoever asked
+		// asks again on the next one and must not see that.
+		r.drop()
+		reply.free()
+		p.discharge(in)
+		return
+	}
 	kind := kindReply
 	if err != nil {
 		kind, meta = kindError, p.errorMeta(in, err)

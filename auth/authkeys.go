@@ -39,7 +39,7 @@ func ParseAuthorizedKey(line string) (AuthorizedKey, error) {
 		return AuthorizedKey{}, errors.New("does not begin with a type of ssh key that is accepted; options are not supported")
 	}
 	blob, comment, _ := cutSpace(rest)
-	b, err := base64.StdEncoding.Strict().DecodeString(blob)
+	b, err := decodeBase64(blob)
 	if err != nil {
 		return AuthorizedKey{}, errors.New("the key is not base64")
 	}

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"encoding/base64"
 	"strings"
 
 	"github.com/xdg-go/scram"
@@ -61,7 +60,7 @@ func checkServerFirst(text string) error {
 	if !okNonce || !okSalt || !okIter || len(nonce) < 2*scramNonce || !printableNonce(nonce) {
 		return protocolError("SCRAM's challenge has another form")
 	}
-	if b, err := base64.StdEncoding.Strict().DecodeString(salt); err != nil || len(b) < saltSize || len(b) > maxSaltSize {
+	if b, err := decodeBase64(salt); err != nil || len(b) < saltSize || len(b) > maxSaltSize {
 		return protocolError("SCRAM's salt is not %d to %d bytes", saltSize, maxSaltSize)
 	}
 	if _, err := parseIterations(iterations); err != nil {

@@ -89,18 +89,28 @@ func parseVerifier(s string) (*verifier, error) {
 	if v.iterations, err = parseIterations(iterations); err != nil {
 		return nil, err
 	}
-	if v.salt, err = base64.StdEncoding.Strict().DecodeString(salt); err != nil || len(v.salt) < saltSize || len(v.salt) > maxSaltSize {
+	if v.salt, err = decodeBase64(salt); err != nil || len(v.salt) < saltSize || len(v.salt) > maxSaltSize {
 		return nil, fmt.Errorf("verifier needs a salt of %d to %d bytes", saltSize, maxSaltSize)
 	}
 	for _, k := range []struct {
 		dst *[]byte
 		s   string
 	}{{&v.storedKey, stored}, {&v.serverKey, server}} {
-		if *k.dst, err = base64.StdEncoding.Strict().DecodeString(k.s); err != nil || len(*k.dst) != hashSize {
+		if *k.dst, err = decodeBase64(k.s); err != nil || len(*k.dst) != hashSize {
 			return nil, fmt.Errorf("verifier needs keys of %d bytes", hashSize)
 		}
 	}
 	return v, nil
+}
+
+// decodeBase64 accepts the one encoding of each value; the library's strictest
+// mode still skips line breaks.
+func decodeBase64(s string) ([]byte, error) {
+	b, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err == nil && base64.StdEncoding.EncodedLen(len(b)) != len(s) {
+		err = errors.New("line break in base64")
+	}
+	return b, err
 }
 
 // parseIterations reads a count in its one decimal form.

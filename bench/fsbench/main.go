@@ -28,6 +28,7 @@ const (
 	peerSSHFS  = "sshfs"
 	peerTuned  = "sshfs tuned"
 	peerRpycfs = "rpycfs"
+	peerOld    = "rpycfs old"
 )
 
 // Names of the rows. Everything is cold except where the server's cache is said
@@ -68,12 +69,12 @@ func targets() []runs.Target {
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 type options struct {
-	dir, bin, only, json string
-	rounds               int
-	mib                  int64
-	reads, small         int
-	limit, total         time.Duration
-	check                bool
+	dir, bin, old, only, json string
+	rounds                    int
+	mib                       int64
+	reads, small              int
+	limit, total              time.Duration
+	check                     bool
 }
 
 func parse(args []string, stderr io.Writer) (*options, error) {
@@ -82,7 +83,8 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.SetOutput(stderr)
 	f.StringVar(&o.dir, "dir", "/var/tmp", "make the exported tree in a new directory under `dir`, on the disk to be measured")
 	f.StringVar(&o.bin, "bin", "", "take rpycfsd and mount.rpycfs from `dir` instead of building them")
-	f.StringVar(&o.only, "only", "", "measure only cells whose \"row/peer$\" contains one of the `texts`, separated by commas")
+	f.StringVar(&o.old, "old", "", "measure the programs in `dir` too, as one more peer")
+	f.StringVar(&o.only, "only", "", "measure only cells whose \"row/peer$\" contains one of the `texts`, separated by semicolons")
 	f.StringVar(&o.json, "json", "", "write JSON to `file` too")
 	f.IntVar(&o.rounds, "rounds", 3, "measured `rounds`")
 	f.Int64Var(&o.mib, "mib", 1024, "size of the large files in `MiB`")
@@ -148,7 +150,7 @@ func (o *options) bench(stderr io.Writer) (*runs.Report, error) {
 		backing: s.path("tree"), size: o.mib << 20, reads: o.reads, small: o.small,
 		dirs: 100, filesInDir: 100,
 	}
-	if err := s.setUp(o.bin); err != nil {
+	if err := s.setUp(o.bin, o.old); err != nil {
 		return nil, err
 	}
 	if err := l.prepare(); err != nil {
@@ -208,25 +210,32 @@ type site struct {
 	dir   string
 	ssh   sshServer
 	ours  rpycfs
+	old   rpycfs // with -old
 	peers []peer
 }
+
+var mountPoints = []string{"mnt/sshfs", "mnt/tuned", "mnt/rpycfs", "mnt/old"}
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
 
 // setUp makes the directories and names the peers.
-func (s *site) setUp(bin string) error {
-	for _, name := range []string{"tree", "ssh", "rpycfs", "mnt", "mnt/sshfs", "mnt/tuned", "mnt/rpycfs"} {
+func (s *site) setUp(bin, old string) error {
+	for _, name := range append([]string{"tree", "ssh", "rpycfs", "old", "mnt"}, mountPoints...) {
 		if err := os.Mkdir(s.path(name), 0o700); err != nil {
 			return err
 		}
 	}
 	s.ssh.dir = s.path("ssh")
-	s.ours = rpycfs{bin: bin, state: s.path("rpycfs"), tree: s.path("tree"), mnt: s.path("mnt/rpycfs")}
+	s.ours = rpycfs{label: peerRpycfs, bin: bin, state: s.path("rpycfs"), tree: s.path("tree"), mnt: s.path("mnt/rpycfs")}
 	s.peers = []peer{
 		local{s.path("tree")},
 		&sshfs{peerSSHFS, &s.ssh, s.path("tree"), s.path("mnt/sshfs"), nil},
 		&sshfs{peerTuned, &s.ssh, s.path("tree"), s.path("mnt/tuned"), tunedOptions},
 		&s.ours,
+	}
+	if old != "" {
+		s.old = rpycfs{label: peerOld, bin: old, state: s.path("old"), tree: s.path("tree"), mnt: s.path("mnt/old")}
+		s.peers = append(s.peers, &s.old)
 	}
 	return nil
 }
@@ -246,11 +255,12 @@ func (s *site) rows(l *loads, limit time.Duration) []*runs.Row {
 // close unmounts what is still mounted, ends the servers and removes the
 // directory.
 func (s *site) close() {
-	for _, name := range []string{"mnt/sshfs", "mnt/tuned", "mnt/rpycfs"} {
+	for _, name := range mountPoints {
 		for isMount(s.path(name)) && syscall.Unmount(s.path(name), syscall.MNT_DETACH) == nil {
 		}
 	}
 	s.ssh.stop()
 	s.ours.stop()
+	s.old.stop()
 	os.RemoveAll(s.dir)
 }

@@ -10,6 +10,7 @@ import (
 
 // rpycfs is our own daemon and mount, as a user would run them.
 type rpycfs struct {
+	label string
 	bin   string // directory of the programs; empty: build them
 	state string // directory of keys, known hosts and the password
 	tree  string // exported
@@ -74,7 +75,7 @@ func (r *rpycfs) env() []string {
 	return []string{"HOME=" + r.state, "XDG_CONFIG_HOME=" + r.state, "XDG_STATE_HOME=" + r.state}
 }
 
-func (r *rpycfs) name() string { return peerRpycfs }
+func (r *rpycfs) name() string { return r.label }
 
 func (r *rpycfs) mount(ctx context.Context) (*mounted, error) {
 	if err := r.start(); err != nil {

@@ -62,7 +62,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.rounds, "rounds", 7, "measured `rounds`")
 	f.DurationVar(&o.duration, "time", time.Second, "duration of one measurement of small calls")
 	f.Int64Var(&o.mib, "mib", 512, "`MiB` moved by one measurement of bulk")
-	f.StringVar(&o.only, "only", "", "measure only rows and peers whose \"row/peer$\" contains `text`")
+	f.StringVar(&o.only, "only", "", "measure only rows and peers whose \"row/peer$\" contains one of the `texts`, separated by semicolons")
 	f.StringVar(&o.profile, "profile", "", "write CPU profiles to `prefix`client.pprof and prefixserver.pprof")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	f.BoolVar(&o.check, "check", false, "exit 4 when a target is missed")

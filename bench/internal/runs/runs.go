@@ -95,13 +95,13 @@ func Measure(rows []*Row, warm, rounds int, progress io.Writer) error {
 }
 
 // Filter keeps the cells whose "row/peer$" contains one of texts, which are
-// separated by commas; an empty list keeps all.
+// separated by semicolons; an empty list keeps all.
 func Filter(rows []*Row, texts string) []*Row {
 	var kept []*Row
 	for _, r := range rows {
 		k := &Row{Name: r.Name, Unit: r.Unit}
 		for _, c := range r.Cells {
-			for text := range strings.SplitSeq(texts, ",") {
+			for text := range strings.SplitSeq(texts, ";") {
 				if strings.Contains(r.Name+"/"+c.Peer+"$", text) {
 					k.Cells = append(k.Cells, c)
 					break

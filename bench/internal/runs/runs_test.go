@@ -72,7 +72,7 @@ func TestFilter(t *testing.T) {
 	if got := Filter([]*Row{r}, ""); len(got[0].Cells) != 2 {
 		t.Errorf("the empty filter kept %d cells", len(got[0].Cells))
 	}
-	if got := Filter([]*Row{r}, "x,y"); len(got) != 0 {
+	if got := Filter([]*Row{r}, "x;y"); len(got) != 0 {
 		t.Errorf("kept %+v", got)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -86,6 +88,27 @@ func TestNoPassword(t *testing.T) {
 	if _, _, _, err, _ := login(t, s, c); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("error of Password: %v", err)
 	}
+}
+
+// TestSlowPassword: a person who takes their time gets ErrAgain, and the next
+// log-in does not ask again.
+func TestSlowPassword(t *testing.T) {
+	aliceVerifier()
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := testServer(t)
+		s.Deadline = DefaultDeadline
+		c := testClient(t)
+		c.scram = nil
+		asked := 0
+		c.Password = func() (string, error) { asked++; time.Sleep(time.Minute); return testPassword, nil }
+		if _, _, _, err, _ := login(t, s, c); !errors.Is(err, ErrAgain) {
+			t.Fatal(err)
+		}
+		mustLogin(t, s, c)
+		if asked != 1 {
+			t.Errorf("asked %d times", asked)
+		}
+	})
 }
 
 // TestKeyLogin logs in by each kind of key that is allowed.

@@ -115,13 +115,6 @@ func each(from, to int, test func(offset int)) {
 	all.Wait()
 }
 
-// quietServer is a server for thousands of connections from one address.
-func quietServer(t *testing.T) *Server {
-	s, _ := testServer(t)
-	s.Deadline = 2 * time.Second
-	return s
-}
-
 // eachByte damages a log-in by each method at each byte that each side writes,
 // one in each run, and lets check judge how both sides ended. Clocks are fake:
 // who waits for bytes that never come costs no time.

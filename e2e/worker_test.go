@@ -39,6 +39,26 @@ func workerMain() int {
 	return 0
 }
 
+// writerEnv makes the test binary write to the file that it names until that
+// fails; it prints how many bytes were written, and the error.
+const writerEnv = "RPYCFS_E2E_WRITER"
+
+func writerMain() int {
+	f, err := os.Create(os.Getenv(writerEnv))
+	if err != nil {
+		fmt.Println(0, err)
+		return 1
+	}
+	written := 0
+	for block := make([]byte, 64<<10); err == nil; {
+		var n int
+		n, err = f.Write(block)
+		written += n
+	}
+	fmt.Println(written, err)
+	return 1
+}
+
 // worker knows what every file of its directory holds.
 type worker struct {
 	dir   string

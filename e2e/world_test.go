@@ -28,9 +28,10 @@ const (
 // own. Everything in it is gone when the test ends.
 type world struct {
 	t      testing.TB
-	dir    string // everything below it
-	export string // what the daemon serves
-	mnt    string // a mount point
+	ctx    context.Context // ends the programs of a test that runs for far too long
+	dir    string          // everything below it
+	export string          // what the daemon serves
+	mnt    string          // a mount point
 	port   int
 	daemon *exec.Cmd
 	log    *os.File // the daemon's output
@@ -38,7 +39,9 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), port: freePort(t)}
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	t.Cleanup(cancel)
+	w := &world{t: t, ctx: ctx, dir: t.TempDir(), port: freePort(t)}
 	w.export, w.mnt = filepath.Join(w.dir, "export"), filepath.Join(w.dir, "mnt")
 	for _, dir := range []string{w.export, w.mnt, filepath.Join(w.dir, "home"), filepath.Join(w.dir, "tmp")} {
 		must(t, os.Mkdir(dir, 0o755))
@@ -71,16 +74,13 @@ func programEnv(dir string) []string {
 	}
 }
 
-// command is a program of the world, ended by force when the test has run for
-// far too long.
+// command is a program of the world.
 func (w *world) command(name string, args ...string) *exec.Cmd {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
-	w.t.Cleanup(cancel)
 	if path := filepath.Join(bin, name); !strings.Contains(name, "/") && exists(path) {
 		name = path
 	}
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(w.ctx, name, args...)
 	cmd.Env = w.env()
 	cmd.Dir = w.dir
 	cmd.WaitDelay = time.Second

@@ -30,9 +30,17 @@ type Extra struct {
 // bulkSize is the payload from which a call goes on a bulk stream, in bytes.
 const bulkSize = 32 << 10
 
-// call is a call of this side until its reply is there. Fields below the line
-// are guarded by Peer.mu.
+// call is a call of this side until its reply is there. done and writing outlive
+// a call in the pool: who has just left the gate may still look at it.
 type call struct {
+	done    chan struct{} // has room for one; sent by finish
+	writing gate          // links that hold head and data
+	callState
+}
+
+// callState is what a call is about. Fields below the empty line are guarded by
+// Peer.mu.
+type callState struct {
 	head     *buffer // header, call fields, request
 	data     []byte
 	into     []byte
@@ -41,8 +49,6 @@ type call struct {
 	slotted  bool
 	dep      Dep
 	reserved bool
-	writing  gate          // links that hold head and data
-	done     chan struct{} // has room for one; sent by finish
 	codec    Codec
 
 	tag      uint32
@@ -383,8 +389,6 @@ func (c *call) decoded() error {
 func (c *call) recycle() {
 	c.head.free()
 	c.meta.free()
-	done, zero := c.done, c.writing.zero
-	*c = call{done: done}
-	c.writing.zero = zero
+	c.callState = callState{}
 	callPool.Put(c)
 }

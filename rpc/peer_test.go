@@ -543,6 +543,45 @@ func TestSilentPeerIsNoticed(t *testing.T) {
 	}
 }
 
+// Bulk connections that joined carry payloads, and the end of one ends the
+// epoch: what was under way is answered in the next.
+func TestBulkConnections(t *testing.T) {
+	s := newService()
+	session := rpctest.New(t, rpc.Config{Root: &s.mux}, rpc.Config{})
+	ctx := testContext(t)
+	var res number
+	if err := rpc.Call(ctx, session.Client, opEcho, &number{1}, &res); err != nil {
+		t.Fatal(err)
+	}
+	session.Join()
+	session.Join()
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			data := make([]byte, 300_000)
+			into := make([]byte, len(data))
+			var res number
+			for i := range 30 {
+				n := uint64(5000 + g*100 + i)
+				fill(data, n)
+				if _, err := rpc.CallWith(ctx, session.Client, opStore, &number{n}, &res, rpc.Extra{Data: data}); err != nil || s.times(n) != 1 {
+					t.Errorf("store %d: %v, executed %d times", n, err, s.times(n))
+				}
+				if got, err := rpc.CallWith(ctx, session.Client, opFetch, &number{uint64(len(into))}, &res, rpc.Extra{Into: into}); err != nil || got != len(into)*3/4 {
+					t.Errorf("fetch: %d, %v", got, err)
+				}
+				if g == 0 && i == 15 {
+					session.CutBulk()
+					session.Connect()
+				}
+			}
+		}()
+	}
+	wg.Wait()
+}
+
 func TestDrain(t *testing.T) {
 	s := newService()
 	session := rpctest.New(t, rpc.Config{Root: &s.mux}, rpc.Config{})

@@ -24,6 +24,7 @@ type Session struct {
 	epoch   uint32
 	serving sync.WaitGroup
 	conns   []net.Conn
+	bulk    []net.Conn
 }
 
 // Pair returns the two sides of a connected session. Both end with the test.
@@ -79,6 +80,35 @@ func (s *Session) connect(wrap func(Transport) rpc.Transport) <-chan error {
 		ended <- s.Client.Serve(Transport{b}, epoch)
 	}()
 	return ended
+}
+
+// Join adds a bulk connection.
+func (s *Session) Join() {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, b := socketPair(s.t)
+	s.bulk = append(s.bulk, a, b)
+	epoch := s.epoch
+	s.serving.Add(2)
+	go func() {
+		defer s.serving.Done()
+		s.Server.ServeBulk(Transport{a}, epoch)
+	}()
+	go func() {
+		defer s.serving.Done()
+		s.Client.ServeBulk(Transport{b}, epoch)
+	}()
+}
+
+// CutBulk closes the bulk connections under both peers.
+func (s *Session) CutBulk() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.bulk {
+		c.Close()
+	}
+	s.bulk = nil
 }
 
 // Cut closes the connection under both peers.

@@ -28,7 +28,7 @@ const (
 	NewSession Purpose = iota + 1
 	// Resume replaces a session's lost main connection, in a higher epoch.
 	Resume
-	// Join adds a bulk connection to the session's current epoch.
+	// Join adds a connection to the session's current epoch.
 	Join
 )
 

@@ -38,8 +38,9 @@ type Config struct {
 	Auth *auth.Client
 	// Root answers the server's calls; it may be nil.
 	Root *rpc.Mux
-	// Bulk is how many connections for file data join the main one.
-	Bulk int
+	// Joined is how many connections join the main one: the first for small
+	// calls, the others for file data.
+	Joined int
 	// Log receives what goes wrong; nil discards.
 	Log *slog.Logger
 }
@@ -161,7 +162,7 @@ func (s *Session) run(conn *auth.Conn) {
 func (s *Session) serve(conn *auth.Conn) error {
 	ctx, cancel := context.WithCancel(s.ctx)
 	var joined sync.WaitGroup
-	for range s.cfg.Bulk {
+	for range s.cfg.Joined {
 		joined.Add(1)
 		go func() {
 			defer joined.Done()
@@ -174,7 +175,7 @@ func (s *Session) serve(conn *auth.Conn) error {
 	return err
 }
 
-// join adds a bulk connection. Without it the main connection carries the data,
+// join adds a connection. Without it the main connection carries the data,
 // so that a failure is no more than slower.
 func (s *Session) join(ctx context.Context, epoch uint32) {
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
@@ -183,10 +184,10 @@ func (s *Session) join(ctx context.Context, epoch uint32) {
 	if err == nil {
 		var conn *auth.Conn
 		if conn, err = s.cfg.Auth.Resume(ctx, nc, s.grant, auth.Join, epoch); err == nil {
-			err = s.peer.ServeBulk(transport{conn}, epoch)
+			err = s.peer.ServeJoined(transport{conn}, epoch)
 		}
 	}
-	s.cfg.Log.Debug("bulk connection ended", "server", s.cfg.Address, "err", err)
+	s.cfg.Log.Debug("joined connection ended", "server", s.cfg.Address, "err", err)
 }
 
 // reconnect resumes the session in a higher epoch. It returns nil when the

@@ -258,15 +258,20 @@ func (p *Peer) assign(c *call) *link {
 	return l
 }
 
-// pick returns the link for a call. The peer's mu is held.
+// pick returns the link for a call. The peer's mu is held. A joined connection
+// has no multiplexer, whose goroutines cost a small call more than its own
+// handling does: the first one carries the small calls, the others payloads.
 func (c *conn) pick(client, bulk bool) *link {
+	n := len(c.extra)
 	switch {
 	case !client:
 		return c.links[RoleCallback]
+	case !bulk && n > 0:
+		return c.extra[0]
 	case !bulk:
 		return c.links[RoleControl]
-	case len(c.extra) > 0:
-		return c.extra[int(c.turn.Add(1))%len(c.extra)]
+	case n > 1:
+		return c.extra[1+int(c.turn.Add(1))%(n-1)]
 	}
 	return c.links[RoleBulk]
 }

@@ -30,7 +30,7 @@ const Window = 8 << 20
 var ErrIdle = errors.New("rpc: nothing heard from the other side")
 
 // conn is one connection of a session in one epoch: the main one with its
-// streams, and bulk connections that joined it.
+// streams, and the connections that joined it.
 type conn struct {
 	peer  *Peer
 	epoch uint32
@@ -41,7 +41,7 @@ type conn struct {
 	cancel  context.CancelCauseFunc // of ctx
 	links   [RoleCallback + 1]*link // by role
 	ready   bool                    // calls may be sent; guarded by peer.mu
-	extra   []*link                 // joined bulk connections; guarded by peer.mu
+	extra   []*link                 // joined connections; guarded by peer.mu
 	turn    atomic.Uint32           // picks among bulk links
 	heard   atomic.Int64            // when something last arrived, in Unix nanoseconds
 	pinged  atomic.Int64            // when the outstanding ping was sent; 0: none
@@ -229,15 +229,15 @@ func (c *conn) refuseStreams() {
 	}
 }
 
-// ServeBulk adds a bulk connection, without a multiplexer, to the session's
+// ServeJoined adds a connection, without a multiplexer, to the session's
 // connection of the same epoch, and returns when either ends. t is closed.
-func (p *Peer) ServeBulk(t Transport, epoch uint32) error {
+func (p *Peer) ServeJoined(t Transport, epoch uint32) error {
 	p.mu.Lock()
 	c := p.conn
 	if c == nil || c.epoch != epoch || !c.ready || len(c.extra) >= maxExtra || c.isClosed() {
 		p.mu.Unlock()
 		t.Close()
-		return fmt.Errorf("rpc: bulk connection of epoch %d does not fit the session", epoch)
+		return fmt.Errorf("rpc: joined connection of epoch %d does not fit the session", epoch)
 	}
 	l := newLink(c, RoleBulk, heardTransport{t, &c.heard}, false)
 	l.w.Reset(flusher{t})
@@ -251,7 +251,7 @@ func (p *Peer) ServeBulk(t Transport, epoch uint32) error {
 	return c.cause
 }
 
-// maxExtra bounds the bulk connections that may join a connection.
+// maxExtra bounds the connections that may join a connection.
 const maxExtra = 8
 
 // flusher flushes the transport after each write of a link's buffer.

@@ -573,7 +573,7 @@ func TestBulkConnections(t *testing.T) {
 					t.Errorf("fetch: %d, %v", got, err)
 				}
 				if g == 0 && i == 15 {
-					session.CutBulk()
+					session.CutJoined()
 					session.Connect()
 				}
 			}

@@ -169,8 +169,8 @@ func (t *sessions) serve(conn *auth.Conn) {
 		return
 	}
 	if conn.Purpose == auth.Join {
-		err := s.peer.ServeBulk(transport{conn}, conn.Epoch)
-		s.log.Debug("bulk connection ended", "err", err)
+		err := s.peer.ServeJoined(transport{conn}, conn.Epoch)
+		s.log.Debug("joined connection ended", "err", err)
 		return
 	}
 	if !s.take(conn.Epoch) {

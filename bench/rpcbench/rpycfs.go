@@ -112,7 +112,7 @@ func rpycfsServer(conf *tls.Config) func(net.Conn) {
 		}
 		raw.Hold()
 		if kind[0] == 'b' {
-			latest.Load().ServeBulk(t, 1)
+			latest.Load().ServeJoined(t, 1)
 			return
 		}
 		p := rpc.NewPeer(rpc.Config{Root: mux, Log: log(), Share: rpc.NewBudget(256<<20, 128<<20).User("bench")})
@@ -159,7 +159,7 @@ func dialRpycfs(addr string, conf *tls.Config, bulk int) (*rpycfsClient, error) 
 		if err != nil {
 			return nil, errors.Join(err, r.Close())
 		}
-		r.serving.Go(func() { r.peer.ServeBulk(t, 1) })
+		r.serving.Go(func() { r.peer.ServeJoined(t, 1) })
 	}
 	return r, nil
 }

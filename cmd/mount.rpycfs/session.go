@@ -19,8 +19,8 @@ const (
 	connectTimeout = 1800 * time.Millisecond
 	// attachTimeout bounds what comes between log-in and mount.
 	attachTimeout = 10 * time.Second
-	// bulkConnections carry file data beside the main connection.
-	bulkConnections = 2
+	// joinedConnections stand beside the main one: one for small calls, two for file data.
+	joinedConnections = 3
 )
 
 // dial logs in. The time-out holds until the daemon has answered: after that a
@@ -40,7 +40,7 @@ func dial(ctx context.Context, j *job, term *terminal, log *slog.Logger) (*clien
 		return nil, err
 	}
 	a.Warn = func(err error) { log.Warn("log-in", "err", err) }
-	s, err := client.Dial(ctx, client.Config{Address: j.Address, Auth: a, Bulk: bulkConnections, Log: log})
+	s, err := client.Dial(ctx, client.Config{Address: j.Address, Auth: a, Joined: joinedConnections, Log: log})
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause

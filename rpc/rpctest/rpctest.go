@@ -82,7 +82,7 @@ func (s *Session) connect(wrap func(Transport) rpc.Transport) <-chan error {
 	return ended
 }
 
-// Join adds a bulk connection.
+// Join adds a connection.
 func (s *Session) Join() {
 	s.t.Helper()
 	s.mu.Lock()
@@ -93,16 +93,16 @@ func (s *Session) Join() {
 	s.serving.Add(2)
 	go func() {
 		defer s.serving.Done()
-		s.Server.ServeBulk(Transport{a}, epoch)
+		s.Server.ServeJoined(Transport{a}, epoch)
 	}()
 	go func() {
 		defer s.serving.Done()
-		s.Client.ServeBulk(Transport{b}, epoch)
+		s.Client.ServeJoined(Transport{b}, epoch)
 	}()
 }
 
-// CutBulk closes the bulk connections under both peers.
-func (s *Session) CutBulk() {
+// CutJoined closes the bulk connections under both peers.
+func (s *Session) CutJoined() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.bulk {

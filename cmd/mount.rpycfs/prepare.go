@@ -5,12 +5,13 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/mounts"
@@ -75,6 +76,11 @@ func prepare(a *mountopt.Args) (*job, error) {
 			if *p, err = filepath.Abs(*p); err != nil {
 				return nil, fail(exitSystem, "%w", err)
 			}
+		}
+	}
+	for _, path := range j.Identities {
+		if err := unix.Access(path, unix.R_OK); err != nil {
+			return nil, fail(exitUsage, "option identity: cannot read %s: %w", path, err)
 		}
 	}
 	if j.Dir, err = mountPoint(a.Dir); err != nil {
@@ -206,8 +212,12 @@ func checkMachine(fusermount bool) error {
 	if !fusermount {
 		return nil
 	}
-	if _, err := exec.LookPath("fusermount3"); err != nil {
-		return fail(exitSystem, "fusermount3 is missing, through which ordinary users mount; install the package fuse3")
+	if _, err := mounts.FusermountPath(); err != nil {
+		return fail(exitSystem, "%w", err)
+	}
+	// The helper opens the device with the user's rights.
+	if unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) != nil {
+		return fail(exitSystem, "/dev/fuse may not be used by ordinary users here; root can allow it with: chmod 666 /dev/fuse")
 	}
 	return nil
 }

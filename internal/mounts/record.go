@@ -20,6 +20,7 @@ import (
 //
 //	/run/rpycfs/0:53                 "4711 123456\n"   mounts made by root
 //	$XDG_RUNTIME_DIR/rpycfs/0:53                       mounts of other users
+//	/tmp/rpycfs-UID/0:53                               where there is no such directory
 //
 // A record of root's is believed by everybody; one of another user's only by
 // that user, as the directory is theirs alone.
@@ -27,22 +28,29 @@ import (
 // rootDir holds the records of mounts made by root.
 const rootDir = "/run/rpycfs"
 
-// recordDir is where this user's records go.
-func recordDir() string {
-	if os.Geteuid() == 0 {
-		return rootDir
+// recordDirs are where this user's records may be, the best first. umount(8)
+// starts its helpers without most of the environment.
+func recordDirs() (dirs []string) {
+	uid := os.Geteuid()
+	if uid == 0 {
+		return []string{rootDir}
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-		return filepath.Join(dir, "rpycfs")
+		dirs = append(dirs, filepath.Join(dir, "rpycfs"))
 	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("rpycfs-%d", os.Geteuid()))
+	return append(dirs, fmt.Sprintf("/run/user/%d/rpycfs", uid), fmt.Sprintf("/tmp/rpycfs-%d", uid))
 }
 
 // Record notes that this process serves the mount with device dev. The function
 // returned takes the note away.
 func Record(dev string) (remove func(), err error) {
-	dir := recordDir()
-	if err := ownDir(dir); err != nil {
+	var dir string
+	for _, dir = range recordDirs() {
+		if err = ownDir(dir); err == nil {
+			break
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	start, err := startTime(os.Getpid())
@@ -68,7 +76,7 @@ func ownDir(dir string) error {
 	if dir == rootDir {
 		mode = 0o755
 	}
-	if err := os.MkdirAll(dir, mode); err != nil {
+	if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	return checkOwner(dir)
@@ -96,7 +104,7 @@ var ErrNoProcess = errors.New("no process serves it")
 
 // Server finds the process that serves the mount with device dev. Call Close.
 func Server(dev string) (*Process, error) {
-	for _, dir := range []string{rootDir, recordDir()} {
+	for _, dir := range append(recordDirs(), rootDir) {
 		if p, err := open(filepath.Join(dir, dev)); err == nil {
 			return p, nil
 		}

@@ -2,6 +2,7 @@ package mounts
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,16 +38,31 @@ func Unmount(dir string, o UnmountOptions) error {
 	return nil
 }
 
+// FusermountPath finds the set-uid helper through which ordinary users mount.
+// umount(8) starts its helpers without a PATH.
+func FusermountPath() (string, error) {
+	for _, name := range []string{"fusermount3", "/usr/bin/fusermount3", "/bin/fusermount3"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("fusermount3 is missing, through which ordinary users mount; install the package fuse3")
+}
+
 func viaFusermount(dir string, lazy bool) error {
+	helper, err := FusermountPath()
+	if err != nil {
+		return err
+	}
 	args := []string{"-u"}
 	if lazy {
 		args = append(args, "-z")
 	}
-	cmd := exec.Command("fusermount3", append(args, "--", dir)...)
+	cmd := exec.Command(helper, append(args, "--", dir)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	err := cmd.Run()
+	err = cmd.Run()
 	if err == nil {
 		return nil
 	}

@@ -1,0 +1,199 @@
+package mount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
+)
+
+func entry(n fsproto.Node, stamp uint64) *fsproto.Entry {
+	return &fsproto.Entry{Node: n, Stamp: stamp, FileHandle: []byte{byte(n)}, Attr: fsproto.Attr{Ino: uint64(n) + 100}}
+}
+
+func TestNodeTable(t *testing.T) {
+	nodes := newNodeTable()
+	nodes.note(entry(1, 1), 1, "")
+	nodes.note(entry(7, 5), 1, "seven")
+	nodes.note(entry(7, 4), 1, "seven") // a reply that was overtaken
+	nodes.note(entry(8, 6), 7, "eight")
+	if ino := nodes.inoOfParent(8); ino != 107 {
+		t.Errorf("inode of the parent is %d", ino)
+	}
+	if _, last := nodes.forget(7, 1); last {
+		t.Error("forgotten with a reference left")
+	}
+	f, last := nodes.forget(7, 1)
+	if !last || f != (fsproto.Forgotten{Node: 7, Stamp: 5}) {
+		t.Errorf("%+v, %t", f, last)
+	}
+	if _, last := nodes.forget(7, 1); last {
+		t.Error("forgotten twice")
+	}
+	if _, last := nodes.forget(1, 1000); last {
+		t.Error("the root was forgotten")
+	}
+	if n := nodes.len(); n != 2 {
+		t.Errorf("%d nodes", n)
+	}
+}
+
+func TestNodeTableChanges(t *testing.T) {
+	nodes := newNodeTable()
+	nodes.note(entry(5, 1), 1, "five")
+	before := nodes.clock.read()
+	if nodes.changedSince(5, before) {
+		t.Error("changed without a change")
+	}
+	nodes.touch(5, 6)
+	if !nodes.changedSince(5, before) {
+		t.Error("a change was not seen")
+	}
+	if nodes.changedSince(5, nodes.clock.read()) || nodes.changedSince(6, before) {
+		t.Error("a change that did not happen")
+	}
+}
+
+// TestForgetQueue gives more nodes than one message holds.
+func TestForgetQueue(t *testing.T) {
+	const total = 3*fsproto.MaxForget + 17
+	got := make(chan int, total)
+	q := newForgetQueue(func(_ context.Context, nodes []fsproto.Forgotten) error {
+		if len(nodes) > fsproto.MaxForget {
+			t.Errorf("%d nodes in one message", len(nodes))
+		}
+		got <- len(nodes)
+		return errors.New("ignored")
+	}, slog.New(slog.DiscardHandler))
+	for i := range total {
+		q.add(fsproto.Forgotten{Node: fsproto.Node(i)})
+	}
+	for sum := 0; sum < total; {
+		sum += <-got
+	}
+	q.stop()
+}
+
+func TestErrno(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want syscall.Errno
+	}{
+		{nil, 0},
+		{&rpc.Error{Code: 2}, syscall.ENOENT},
+		{fmt.Errorf("wrapped: %w", &rpc.Error{Code: 39}), syscall.ENOTEMPTY},
+		{&rpc.Error{Code: 38}, syscall.EOPNOTSUPP}, // ENOSYS would be for ever
+		{&rpc.Error{Code: 200}, syscall.EIO},
+		{&rpc.Error{Code: rpc.CodeNoMethod}, syscall.EOPNOTSUPP},
+		{&rpc.Error{Code: rpc.CodeInternal}, syscall.EIO},
+		{&rpc.Error{Code: rpc.CodeBadRequest}, syscall.EIO},
+		{&rpc.Error{Code: rpc.CodeBusy}, syscall.EBUSY},
+		{&rpc.Error{Code: rpc.CodeGone}, syscall.ENOTCONN},
+		{rpc.ErrGone, syscall.ENOTCONN},
+		{errors.Join(rpc.ErrGone, syscall.ECONNRESET), syscall.ENOTCONN},
+		{context.Canceled, syscall.EINTR},
+		{context.DeadlineExceeded, syscall.ETIMEDOUT},
+		{&rpc.Error{Code: 0x20001}, syscall.EIO},
+	} {
+		if got := errno(c.err); got != fuse.Status(c.want) {
+			t.Errorf("%v: %v, want %v", c.err, got, c.want)
+		}
+	}
+}
+
+func TestIDs(t *testing.T) {
+	uid, umask := uint32(42), uint32(0o27)
+	self := IDs{Self: true, LocalUID: 1000, LocalGID: 1001}.bind(500, 501)
+	if self.uid(500) != 1000 || self.gid(501) != 1001 || self.uid(7) != 7 {
+		t.Error("self does not show the daemon's identity as the user's")
+	}
+	if id, ok := self.remoteUIDOf(1000); id != 500 || !ok {
+		t.Errorf("chown to oneself sets %d, %t", id, ok)
+	}
+	if id, ok := self.remoteGIDOf(7); id != 7 || !ok {
+		t.Errorf("chgrp to another sets %d, %t", id, ok)
+	}
+	forced := IDs{UID: &uid, Umask: &umask}.bind(500, 501)
+	if forced.uid(500) != 42 || forced.gid(501) != 501 || forced.mode(fsproto.ModeDir|0o4777) != fsproto.ModeDir|0o750 {
+		t.Error("uid= and umask= are not shown")
+	}
+	if _, ok := forced.remoteUIDOf(42); ok {
+		t.Error("chown to the forced owner changes something")
+	}
+}
+
+func TestDev(t *testing.T) {
+	for range 1000 {
+		major, minor := rand.Uint32()&0xfff, rand.Uint32()&0xfffff
+		if a, b := decodeDev(encodeDev(major, minor)); a != major || b != minor {
+			t.Fatalf("%d:%d became %d:%d", major, minor, a, b)
+		}
+	}
+}
+
+func TestKillPending(t *testing.T) {
+	for text, want := range map[string]bool{
+		"Name:\tx\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000000\n": false,
+		"SigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n":           true,
+		"SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n":           true,
+		"SigPnd:\t0000000000400000\n":                                      false, // SIGURG
+		"SigPnd:\tnonsense\n":                                              true,
+	} {
+		if got := killPending([]byte(text)); got != want {
+			t.Errorf("%q: %t", text, got)
+		}
+	}
+	if beingKilled(uint32(os.Getpid())) || !beingKilled(0) {
+		t.Error("this process is not being killed, no process is")
+	}
+}
+
+// TestRequestCancel interrupts a request whose caller is gone.
+func TestRequestCancel(t *testing.T) {
+	cancel := make(chan struct{})
+	r := begin(cancel, &fuse.InHeader{})
+	defer r.end()
+	if r.Err() != nil {
+		t.Error("ended at once")
+	}
+	close(cancel)
+	select {
+	case <-r.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the interrupt was not seen")
+	}
+	if !errors.Is(context.Cause(r), context.Canceled) {
+		t.Errorf("cause is %v", context.Cause(r))
+	}
+}
+
+func TestOpenFlags(t *testing.T) {
+	if _, st := openFlags(syscall.O_ACCMODE); st != fuse.EINVAL {
+		t.Errorf("access mode 3: %v", st)
+	}
+	got, st := openFlags(syscall.O_RDWR | syscall.O_APPEND | syscall.O_TRUNC | syscall.O_EXCL | syscall.O_CLOEXEC | syscall.O_DIRECT)
+	if want := fsproto.OpenReadWrite | fsproto.OpenAppend | fsproto.OpenTruncate | fsproto.OpenExclusive; got != want || !st.Ok() {
+		t.Errorf("%#x, %v; want %#x", got, st, want)
+	}
+	in := &fuse.WriteIn{Flags: syscall.O_APPEND | syscall.O_WRONLY}
+	if writeFlags(in) != fsproto.WriteAppend {
+		t.Error("an appending write does not append")
+	}
+	in.WriteFlags = fuse.WRITE_CACHE | fuse.WRITE_KILL_SUIDGID
+	if writeFlags(in) != fsproto.WriteKillPriv {
+		t.Error("a dirty page would be appended")
+	}
+	if writeFlags(&fuse.WriteIn{Flags: syscall.O_SYNC}) != fsproto.WriteSync || writeFlags(&fuse.WriteIn{Flags: syscall.O_DSYNC}) != fsproto.WriteDataSync {
+		t.Error("O_SYNC and O_DSYNC are not told apart")
+	}
+}

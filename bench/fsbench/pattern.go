@@ -45,7 +45,7 @@ func check(p []byte, seed uint64, off int64, step int) error {
 	return nil
 }
 
-// writeFile makes a file of n bytes on stable storage.
+// writeFile makes a file of n bytes, a multiple of word, on stable storage.
 func writeFile(name string, seed uint64, n int64) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
@@ -54,6 +54,7 @@ func writeFile(name string, seed uint64, n int64) error {
 	defer f.Close()
 	buf := make([]byte, min(n, mib))
 	for off := int64(0); off < n; off += int64(len(buf)) {
+		buf = buf[:min(n-off, mib)]
 		fill(buf, seed, off)
 		if _, err := f.Write(buf); err != nil {
 			return err

@@ -115,17 +115,12 @@ func (e *Export) take(n *node) {
 // release ends the use of n's descriptor and gives the reference back.
 func (e *Export) release(n *node) {
 	e.mu.Lock()
-	var unnamed *beneath.Path
 	if n.users--; n.users == 0 {
-		if n.gone {
-			unnamed = e.forgetPath(n)
-		} else {
-			n.used = time.Now()
-			n.place = e.idle.PushFront(n)
-		}
+		n.used = time.Now()
+		n.place = e.idle.PushFront(n)
 	}
 	unused := e.drop(n)
-	closing := append(e.evict(), unnamed, unused)
+	closing := append(e.evict(), unused)
 	e.mu.Unlock()
 	closeAll(closing)
 }
@@ -149,14 +144,10 @@ func (e *Export) evict() (closing []*beneath.Path) {
 	return closing
 }
 
-// setGone tells whether n has lost its last name.
-func (e *Export) setGone(n *node, gone bool) {
-	e.mu.Lock()
-	n.gone = gone
-	e.mu.Unlock()
-}
-
-// sweepIdle closes the descriptors of files that were not used for a while.
+// sweepIdle closes the descriptors of files that were not used for a while: a
+// file that has lost its name keeps its space no longer than that, or until its
+// last session forgets it. Until then an open that races with the removal still
+// finds it, as it would on a local disk.
 func (e *Export) sweepIdle() {
 	defer e.done.Done()
 	tick := time.NewTicker(idleAfter)

@@ -89,8 +89,8 @@ func TestHardLinks(t *testing.T) {
 	v.open(f.Node, 0)
 }
 
-// TestSpaceIsFreed: no descriptor is kept of a file that has no name, nor for
-// long of one that nobody uses.
+// TestSpaceIsFreed: no descriptor is kept for long of a file that nobody uses,
+// and none at all of one without a name that its session has forgotten.
 func TestSpaceIsFreed(t *testing.T) {
 	v := newEnv(t, Config{}, Identity{}, tree)
 	idle := func() int { _, n := v.e.counts(); return n }
@@ -99,6 +99,10 @@ func TestSpaceIsFreed(t *testing.T) {
 	h := v.open(f.Node, fsproto.OpenRead)
 	do(v, fsproto.Unlink, fsproto.UnlinkReq{Parent: root, Name: "file"})
 	v.release(h)
+	if idle() != base+1 {
+		t.Errorf("%d descriptors kept, want %d", idle(), base+1)
+	}
+	do(v, fsproto.Forget, fsproto.ForgetReq{Nodes: []fsproto.Forgotten{{Node: f.Node, Stamp: f.Stamp}}})
 	if idle() != base {
 		t.Errorf("%d descriptors kept, want %d", idle(), base)
 	}

@@ -86,11 +86,7 @@ func (s *Session) link(_ *rpc.Request, req *fsproto.LinkReq, res *fsproto.Create
 	}
 	defer o.done()
 	return s.makeIn(req.Parent, req.Name, 0, res, func(d object) error {
-		err := d.p.Link(o.p, req.Name)
-		if err == nil {
-			s.e.setGone(o.n, false)
-		}
-		return err
+		return d.p.Link(o.p, req.Name)
 	})
 }
 
@@ -134,7 +130,7 @@ func (v victim) done() {
 }
 
 // after fills in what a reply tells of the entry's node: the session's number
-// and the attributes afterwards, which also show whether it has a name left.
+// and the attributes afterwards.
 func (v victim) after(num *fsproto.Node, a *fsproto.Attr) {
 	if !v.has {
 		return
@@ -142,9 +138,6 @@ func (v victim) after(num *fsproto.Node, a *fsproto.Attr) {
 	st, err := v.o.p.Stat()
 	if err != nil {
 		return
-	}
-	if st.Nlink == 0 {
-		v.o.s.e.setGone(v.o.n, true)
 	}
 	*num, *a = v.o.s.numberOf(v.o.n), attrOf(&st)
 }

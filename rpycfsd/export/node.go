@@ -40,7 +40,6 @@ type node struct {
 	hints []hint        // the latest first
 	path  *beneath.Path // nil: must be found again
 	users int           // of path: calls and open files; all are counted in refs
-	gone  bool          // has no name: path is not kept for its own sake
 	used  time.Time     // when users last became 0
 	place *list.Element // in Export.idle: path is set and users is 0
 }

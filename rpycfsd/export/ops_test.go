@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/rpc"
@@ -314,6 +315,7 @@ func TestRemove(t *testing.T) {
 		t.Errorf("read %q, %v", b, err)
 	}
 	v.release(h)
+	v.e.closeIdle(time.Now()) // as it happens a little later
 	fail(v, fsproto.Getattr, fsproto.GetattrReq{Node: file.Node}, syscall.ESTALE)
 	if res := do(v, fsproto.Unlink, fsproto.UnlinkReq{Parent: root, Name: "fifo"}); res.Node != 0 {
 		t.Errorf("unlink of what was not known: %+v", res)

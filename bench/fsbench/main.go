@@ -1,5 +1,5 @@
 // Fsbench measures the mounted file system beside sshfs and the exported
-// directory itself: one machine, loopback, one run, rotating order, medians.
+// directory itself: one machine, loopback, one run, changing order, medians.
 // It needs root (to empty the page cache and to mount), and takes down every
 // process and mount that it made, also when it is interrupted or something
 // hangs.

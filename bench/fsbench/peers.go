@@ -120,8 +120,13 @@ func (m *mounted) unmount() error {
 	case <-m.proc.done:
 		return nil
 	case <-time.After(20 * time.Second):
+		m.proc.cmd.Process.Signal(syscall.SIGQUIT) // a Go program tells where it hangs
+		select {
+		case <-m.proc.done:
+		case <-time.After(2 * time.Second):
+		}
 		m.kill()
-		return fmt.Errorf("%s stays after its mount has gone", m.proc.cmd.Path)
+		return fmt.Errorf("%s stays after its mount has gone\n%s", m.proc.cmd.Path, &m.proc.out)
 	}
 }
 

@@ -1,6 +1,6 @@
 // Rpcbench measures what a call and a byte cost through package rpc, beside
 // grpc-go, a bare multiplexer and plain TLS: two processes, loopback, TLS 1.3
-// everywhere, one run, rotating order, medians.
+// everywhere, one run, changing order, medians.
 package main
 
 import (

@@ -73,13 +73,12 @@ func Progress(f io.Writer) io.Writer {
 }
 
 // Measure runs every cell once per round, the rows in order and the cells of a
-// row in rotating order, after warm rounds that do not count.
+// row in changing order, after warm rounds that do not count.
 func Measure(rows []*Row, warm, rounds int, progress io.Writer) error {
 	defer fmt.Fprint(progress, "\r\033[K")
 	for round := range warm + rounds {
 		for _, r := range rows {
-			for i := range r.Cells {
-				c := r.Cells[(i+round)%len(r.Cells)]
+			for _, c := range order(r.Cells, round) {
 				fmt.Fprintf(progress, "\r\033[Kround %d of %d: %s, %s", round+1-warm, rounds, r.Name, c.Peer)
 				figure, err := c.Measure()
 				if err != nil {
@@ -92,6 +91,17 @@ func Measure(rows []*Row, warm, rounds int, progress io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// order rotates the cells from round to round, and turns every other round
+// around, so that none always follows the same one.
+func order(cells []*Cell, round int) []*Cell {
+	first := round % len(cells)
+	turned := slices.Concat(cells[first:], cells[:first])
+	if round%2 == 1 {
+		slices.Reverse(turned)
+	}
+	return turned
 }
 
 // Filter keeps the cells whose "row/peer$" contains one of texts, which are

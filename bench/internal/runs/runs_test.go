@@ -45,7 +45,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-func TestRotation(t *testing.T) {
+func TestOrder(t *testing.T) {
 	var order []string
 	r := &Row{Name: "load"}
 	for _, p := range []string{"a", "b", "c"} {
@@ -57,7 +57,7 @@ func TestRotation(t *testing.T) {
 	if err := Measure([]*Row{r}, 0, 3, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(order, ""); got != "abcbcacab" {
+	if got := strings.Join(order, ""); got != "abcacbcab" {
 		t.Errorf("order %s", got)
 	}
 }

@@ -66,7 +66,33 @@ func targets() []runs.Target {
 	return all
 }
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	if err := enterNamespace(); err != nil {
+		fmt.Fprintln(os.Stderr, "fsbench:", err)
+		os.Exit(1)
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// enterNamespace runs the program again in a mount namespace of its own. Its
+// mounts vanish with it then; and no namespace that somebody else makes
+// meanwhile gets a copy of them, which would keep them alive after umount.
+func enterNamespace() error {
+	const done = "FSBENCH_NAMESPACE"
+	if os.Getenv(done) != "" {
+		return nil
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		return err
+	}
+	args := append([]string{"unshare", "--mount", "--propagation", "private", exe}, os.Args[1:]...)
+	return syscall.Exec(unshare, args, append(os.Environ(), done+"=1"))
+}
 
 type options struct {
 	dir, bin, old, only, json string

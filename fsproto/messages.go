@@ -239,6 +239,10 @@ func (m *StatfsRes) Fields(c *rpc.Codec) {
 	c.U32(&m.NameLen)
 }
 
+// SyncfsReq puts the whole file system that holds directory Node on stable
+// storage (syncfs(2)). It may be repeated.
+type SyncfsReq = NodeReq
+
 // ReadlinkReq asks for the target of a symbolic link.
 type ReadlinkReq = NodeReq
 

@@ -19,6 +19,7 @@ var (
 	Access   = rpc.Define[AccessReq, AttrRes](0x0113, "access", rpc.Query)
 	Statfs   = rpc.Define[StatfsReq, StatfsRes](0x0114, "statfs", rpc.Query)
 	Readlink = rpc.Define[ReadlinkReq, ReadlinkRes](0x0115, "readlink", rpc.Query)
+	Syncfs   = rpc.Define[SyncfsReq, Empty](0x0116, "syncfs", rpc.Query)
 
 	Open          = rpc.Define[OpenReq, OpenRes](0x0120, "open", rpc.State)
 	Create        = rpc.Define[CreateReq, CreateRes](0x0121, "create", rpc.Change)

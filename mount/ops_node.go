@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/mounts"
 	"github.com/rpycfs/rpycfs/rpc"
 )
 
@@ -211,7 +212,11 @@ func (fs *FS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.S
 	return res.Target, fuse.OK
 }
 
-// Ioctl knows none; ENOSYS would make the kernel stop asking, with the same result.
-func (fs *FS) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
-	return fuse.Status(syscall.ENOTTY)
+// Ioctl knows one, on the root: rpycfs sync, because the kernel passes no
+// syncfs(2) on to FUSE. ENOSYS for others would make the kernel stop asking.
+func (fs *FS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, _ []byte, _ *fuse.IoctlOut, _ []byte) fuse.Status {
+	if in.Cmd != mounts.IoctlSync || in.NodeId != uint64(fsproto.RootNode) {
+		return fuse.Status(syscall.ENOTTY)
+	}
+	return call(fs, cancel, &in.InHeader, fsproto.Syncfs, &fsproto.SyncfsReq{Node: fsproto.RootNode}, &fsproto.Empty{})
 }

@@ -25,6 +25,7 @@ func main() {
 type commandLine struct {
 	Version kong.VersionFlag `help:"Print version and requirements, and exit."`
 	Passwd  passwd           `cmd:"" help:"Keep the users file of a server."`
+	Sync    sync             `cmd:"" help:"Wait until all that was written to a mount is on the server's disk."`
 }
 
 // environment is what a command works with.

@@ -33,6 +33,16 @@ func (p *Path) Statfs() (fs unix.Statfs_t, err error) {
 	return fs, retry(func() error { return unix.Fstatfs(p.fd, &fs) })
 }
 
+// Syncfs puts the file system that holds directory p on stable storage.
+func (p *Path) Syncfs() error {
+	f, err := p.OpenDir()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return retry(func() error { return unix.Syncfs(f.fd) })
+}
+
 // Access reports with EACCES or EROFS that the process may not do all of mask
 // (R_OK, W_OK, X_OK) to p, by its effective ids.
 func (p *Path) Access(mask uint32) error {

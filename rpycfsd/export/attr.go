@@ -244,6 +244,15 @@ func (s *Session) statfs(_ *rpc.Request, req *fsproto.StatfsReq, res *fsproto.St
 	return nil
 }
 
+func (s *Session) syncfs(_ *rpc.Request, req *fsproto.SyncfsReq, _ *fsproto.Empty) error {
+	d, err := s.dir(req.Node)
+	if err != nil {
+		return err
+	}
+	defer d.done()
+	return d.p.Syncfs()
+}
+
 func (s *Session) readlink(_ *rpc.Request, req *fsproto.ReadlinkReq, res *fsproto.ReadlinkRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {

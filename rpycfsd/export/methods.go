@@ -60,6 +60,7 @@ var methods = []method{
 	define(fsproto.Access, (*Session).access),
 	define(fsproto.Statfs, (*Session).statfs),
 	define(fsproto.Readlink, (*Session).readlink),
+	define(fsproto.Syncfs, (*Session).syncfs),
 	define(fsproto.Open, (*Session).open),
 	define(fsproto.Create, (*Session).create),
 	define(fsproto.Read, (*Session).read),

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -63,7 +64,8 @@ func (w *world) tar(t *testing.T, tree string) {
 	sub.t = t
 	dir := filepath.Join(w.mnt, "tar")
 	must(t, os.MkdirAll(filepath.Join(dir, "out"), 0o755))
-	sub.run(w.in(t, tree, "tar", "-cf", filepath.Join(dir, "tree.tar"), "."))
+	sub.run(w.in(t, tree, "tar", "--owner="+strconv.Itoa(os.Getuid()), "--group="+strconv.Itoa(os.Getgid()), "--numeric-owner",
+		"-cf", filepath.Join(dir, "tree.tar"), "."))
 	sub.run(w.in(t, dir, "tar", "-xf", "tree.tar", "-C", "out"))
 	sub.run(w.in(t, dir, "tar", "-df", "tree.tar", "-C", "out")) // compares
 	sameTree(t, tree, filepath.Join(w.export, "tar", "out"))

@@ -145,7 +145,7 @@ func (w *world) mount(path string, options ...string) {
 
 func (w *world) mountAt(port int, path, dir string, options ...string) {
 	w.t.Helper()
-	args := []string{"127.0.0.1:" + path, dir, "-o", fmt.Sprintf("port=%d,credentials=%s", port, filepath.Join(w.dir, "credentials")),
+	args := []string{"127.0.0.1:" + path, dir, "-o", fmt.Sprintf("port=%d,timeo=20,credentials=%s", port, filepath.Join(w.dir, "credentials")),
 		"-o", "log=" + filepath.Join(w.dir, "mount.log")}
 	for _, o := range options {
 		args = append(args, "-o", o)

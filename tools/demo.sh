@@ -5,7 +5,7 @@
 # only if all that it shows was true. `make demo` calls it.
 set -eu
 cd "$(dirname "$0")/.."
-export PATH="$PWD/bin:$PATH:/usr/sbin:/sbin"
+export PATH="$PATH:/usr/sbin:/sbin"
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/rpycfs-demo.XXXXXX")
 export HOME="$tmp/home" # for known_hosts
@@ -16,7 +16,7 @@ cleanup() {
 	local status=$?
 	trap - EXIT
 	if mountpoint -q "$tmp/mnt"; then
-		umount.rpycfs "$tmp/mnt" || fusermount3 -u -z "$tmp/mnt" || umount -l "$tmp/mnt" || true
+		bin/umount.rpycfs "$tmp/mnt" || fusermount3 -u -z "$tmp/mnt" || umount -l "$tmp/mnt" || true
 	fi
 	if [ -n "$server" ]; then
 		kill "$server" 2>/dev/null && wait "$server" || true
@@ -57,7 +57,7 @@ port=$((20000 + RANDOM % 10000))
 while listening "$port"; do port=$((port + 1)); done
 
 say "A daemon, serving a copy of this source tree ($(find "$tmp/export" -type f | wc -l) files); it makes its key:"
-serve=(rpycfsd "$tmp/export" --port="$port" --user=demo --password="$password" --state="$tmp/state")
+serve=(bin/rpycfsd "$tmp/export" --port="$port" --user=demo --password="$password" --state="$tmp/state")
 echo "  \$ ${serve[*]}"
 "${serve[@]}" >"$tmp/daemon.log" 2>&1 &
 server=$!
@@ -65,7 +65,7 @@ eventually 100 listening "$port" || fail "the daemon does not listen"
 grep -o 'SHA256:[A-Za-z0-9+/=]*' "$tmp/daemon.log" | head -n 1 | sed 's/^/  its key: /'
 
 say "A mount of it:"
-mount=(mount.rpycfs 127.0.0.1:/ "$tmp/mnt" -o port="$port" -o user=demo -o password="$password")
+mount=(bin/mount.rpycfs 127.0.0.1:/ "$tmp/mnt" -o port="$port" -o user=demo -o password="$password")
 echo "  \$ ${mount[*]}"
 "${mount[@]}" 2>"$tmp/mount.log" || { cat "$tmp/mount.log" >&2; fail "it did not mount"; }
 findmnt -n -o SOURCE,FSTYPE,TARGET "$tmp/mnt" | sed 's/^/  /'
@@ -91,8 +91,8 @@ eventually 50 grep -q "changed on the server" "$tmp/mnt/new/renamed" || fail "th
 sed 's/^/  /' "$tmp/mnt/new/renamed"
 
 say "Unmounting; the process behind the mount is gone when this returns:"
-echo "  \$ umount.rpycfs $tmp/mnt"
-umount.rpycfs "$tmp/mnt"
+echo "  \$ bin/umount.rpycfs $tmp/mnt"
+bin/umount.rpycfs "$tmp/mnt"
 [ -z "$(ls -A "$tmp/mnt")" ] || fail "something is still mounted"
 
 kill "$server"

@@ -75,9 +75,13 @@ func (j *job) login(term *terminal, answered func()) (*auth.Client, error) {
 	}
 	switch {
 	case j.HasPassword:
-		a.Password = func() (string, error) { return j.Password, nil }
+		a.Password = func() (string, error) {
+			answered() // deriving keys from it takes a slow machine seconds
+			return j.Password, nil
+		}
 	case term != nil:
 		ask := sync.OnceValues(func() (string, error) {
+			answered()
 			return term.secret(fmt.Sprintf("Password of %s at %s: ", j.User, j.Address))
 		})
 		a.Password = ask

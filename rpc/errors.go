@@ -42,13 +42,8 @@ var ownErrors = map[Code]error{
 	CodeSlot: ErrSlot, CodeBusy: ErrBusy, CodeGone: ErrGone,
 }
 
-const (
-	firstOwnCode     Code = 0x10000
-	firstServiceCode Code = 0x20000
-
-	// MaxErrorDetail bounds Error.Detail, in bytes.
-	MaxErrorDetail = 1024
-)
+// MaxErrorDetail bounds Error.Detail, in bytes.
+const MaxErrorDetail = 1024
 
 // Error is what a failed call returns, and what a handler may return to choose
 // number and detail. It unwraps to a syscall.Errno for POSIX numbers, so that

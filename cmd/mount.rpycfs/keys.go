@@ -21,7 +21,6 @@ var defaultKeys = []string{"id_ed25519", "id_ecdsa", "id_rsa"}
 type keyring struct {
 	identities []string
 	term       *terminal
-	warn       func(string)
 }
 
 // signers returns the keys. A stated key that cannot be used is an error; of

@@ -25,7 +25,6 @@ var (
 	Create        = rpc.Define[CreateReq, CreateRes](0x0121, "create", rpc.Change)
 	Read          = rpc.Define[ReadReq, AttrRes](0x0122, "read", rpc.Query, rpc.ReturnsData)
 	Write         = rpc.Define[WriteReq, WriteRes](0x0123, "write", rpc.Change, rpc.CarriesData)
-	Flush         = rpc.Define[HandleReq, AttrRes](0x0124, "flush", rpc.State)
 	Fsync         = rpc.Define[FsyncReq, AttrRes](0x0125, "fsync", rpc.State)
 	Release       = rpc.Define[ReleaseReq, Empty](0x0126, "release", rpc.State)
 	Fallocate     = rpc.Define[FallocateReq, AttrRes](0x0127, "fallocate", rpc.Change)

@@ -2,15 +2,13 @@ package mount
 
 import (
 	"sync"
-	"sync/atomic"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 )
 
 // file is an open file.
 type file struct {
-	node  fsproto.Node
-	dirty atomic.Bool // written to since the last flush
+	node fsproto.Node
 }
 
 // handleTable finds what is open under a handle number. Numbers are chosen by

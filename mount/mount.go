@@ -55,6 +55,7 @@ type Config struct {
 	NegativeTimeout time.Duration // 0: DefaultTimeout
 
 	IDs        IDs
+	ACL        bool    // pass POSIX ACLs on; their ids are the daemon's
 	AllowOther bool    // let other local users in
 	Flags      uintptr // MS_… bits for mount(2), MS_RDONLY among them
 	Fusermount bool    // mount through fusermount3, as ordinary users must
@@ -70,6 +71,7 @@ type FS struct {
 	peer               *rpc.Peer
 	log                *slog.Logger
 	ids                idMap
+	runAs              uint8 // fsproto.RunAs…
 
 	nodes   *nodeTable
 	handles *handleTable
@@ -100,6 +102,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		peer:          peer,
 		log:           cfg.Logger,
 		ids:           cfg.IDs.bind(res.UID, res.GID),
+		runAs:         res.RunAs,
 		nodes:         newNodeTable(),
 		handles:       newHandleTable(),
 		notices:       newNotifier(cfg.Logger),

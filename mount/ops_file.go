@@ -160,23 +160,61 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	if f == nil {
 		return 0, fuse.EBADF
 	}
-	f.dirty.Store(true)
 	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
-	var res fsproto.WriteRes
 	ctx := begin(cancel, &in.InHeader)
 	defer ctx.end()
-	_, err := rpc.CallWith(ctx, fs.peer, fsproto.Write, &req, &res, rpc.Extra{Data: data})
+	n, at, err := fs.write(ctx, req, data)
 	fs.nodes.touch(f.node)
-	if err != nil {
+	if n == 0 && err != nil {
 		return 0, errno(err)
 	}
-	if uint64(res.Count) > uint64(len(data)) {
-		return 0, fuse.EIO
-	}
-	if res.Offset != in.Offset && res.Count > 0 {
+	if at != in.Offset && n > 0 {
 		fs.notices.invalidate(f.node) // somebody else's data lies where the kernel put this
 	}
-	return res.Count, fuse.OK
+	return n, fuse.OK
+}
+
+// splitWrite is the size from which a write travels in two halves side by side:
+// while the daemon copies one into its cache the other is on its way. A program
+// has only one write under way at a time.
+const splitWrite = 256 << 10
+
+// write sends data and returns how much of its beginning was written, and where.
+// The error belongs to the first byte that was not.
+func (fs *FS) write(ctx context.Context, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
+	if len(data) < splitWrite || req.Flags&fsproto.WriteAppend != 0 {
+		return fs.writeOnce(ctx, req, data)
+	}
+	half := len(data) / 2 &^ 4095
+	second := make(chan result, 1)
+	go func() {
+		req := req
+		req.Offset += uint64(half)
+		n, _, err := fs.writeOnce(ctx, req, data[half:])
+		second <- result{n, err}
+	}()
+	n, at, err := fs.writeOnce(ctx, req, data[:half])
+	r := <-second
+	if err != nil || n < uint32(half) {
+		return n, at, err
+	}
+	return n + r.n, at, r.err
+}
+
+type result struct {
+	n   uint32
+	err error
+}
+
+func (fs *FS) writeOnce(ctx context.Context, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
+	var res fsproto.WriteRes
+	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Write, &req, &res, rpc.Extra{Data: data}); err != nil {
+		return 0, req.Offset, err
+	}
+	if uint64(res.Count) > uint64(len(data)) {
+		return 0, req.Offset, syscall.EIO
+	}
+	return res.Count, res.Offset, nil
 }
 
 // writeFlags looks at the flags that the file has now, which fcntl(2) may have
@@ -197,15 +235,9 @@ func writeFlags(in *fuse.WriteIn) (out uint32) {
 	return out
 }
 
-// Flush is close(2) on one descriptor. If nothing was written since the last
-// one there is nothing to report.
-func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
-	f := fs.handles.file(in.Fh)
-	if f == nil || !f.dirty.Swap(false) {
-		return fuse.OK
-	}
-	return call(fs, cancel, &in.InHeader, fsproto.Flush, &fsproto.HandleReq{Handle: fsproto.Handle(in.Fh)}, &fsproto.AttrRes{})
-}
+// Flush is close(2) on one descriptor. There is nothing to report: each write
+// was answered when the daemon's kernel had taken it.
+func (fs *FS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.OK }
 
 // Fsync waits until the file is on the daemon's disk.
 func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
@@ -263,9 +295,6 @@ func (fs *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (u
 	req := fsproto.CopyReq{
 		From: fsproto.Handle(in.FhIn), FromOffset: in.OffIn,
 		To: fsproto.Handle(in.FhOut), ToOffset: in.OffOut, Length: min(in.Len, maxCopy),
-	}
-	if f := fs.handles.file(in.FhOut); f != nil {
-		f.dirty.Store(true)
 	}
 	var res fsproto.CopyRes
 	st := call(fs, cancel, &in.InHeader, fsproto.CopyFileRange, &req, &res)

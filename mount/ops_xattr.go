@@ -1,6 +1,8 @@
 package mount
 
 import (
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -16,11 +18,33 @@ func xattrName(name string) fuse.Status {
 	return fuse.OK
 }
 
+// absent answers for attributes that this mount does not have, so that ls and
+// cp, which ask for them with every file, do not wait for the daemon. EOPNOTSUPP
+// makes them ask no more. A daemon that serves as itself has no labels to give;
+// the kernel asks for security.capability at the first write to a file, and is
+// told that there is none.
+func (fs *FS) absent(name string) (st fuse.Status, absent bool) {
+	switch {
+	case strings.HasPrefix(name, "system.posix_acl_") && !fs.cfg.ACL:
+		return fuse.Status(syscall.EOPNOTSUPP), true
+	case fs.runAs != fsproto.RunAsDaemon:
+		return fuse.OK, false
+	case name == "security.capability":
+		return fuse.Status(syscall.ENODATA), true
+	case strings.HasPrefix(name, "security."):
+		return fuse.Status(syscall.EOPNOTSUPP), true
+	}
+	return fuse.OK, false
+}
+
 // GetXAttr reads an attribute into dest. If dest is too small the size needed
 // is returned with ERANGE; go-fuse turns that into an answer when the program
 // only asked for the size.
 func (fs *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
 	if st := xattrName(attr); !st.Ok() {
+		return 0, st
+	}
+	if st, absent := fs.absent(attr); absent {
 		return 0, st
 	}
 	req := fsproto.GetxattrReq{Node: fsproto.Node(h.NodeId), Name: attr}
@@ -41,6 +65,10 @@ func (fs *FS) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (
 	if st := call(fs, cancel, h, fsproto.Listxattr, &req, &res); !st.Ok() {
 		return 0, st
 	}
+	res.Names = slices.DeleteFunc(res.Names, func(name string) bool {
+		_, absent := fs.absent(name)
+		return absent
+	})
 	size := 0
 	for _, name := range res.Names {
 		size += len(name) + 1
@@ -59,6 +87,9 @@ func (fs *FS) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (
 func (fs *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
 	if st := xattrName(attr); !st.Ok() {
 		return st
+	}
+	if strings.HasPrefix(attr, "system.posix_acl_") && !fs.cfg.ACL {
+		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	if len(data) > fsproto.MaxXattr {
 		return fuse.Status(syscall.E2BIG)

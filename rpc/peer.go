@@ -92,8 +92,10 @@ type Peer struct {
 	out      *callerSlots
 	in       calleeSlots
 	exports  exports
-	handlers chan struct{} // tokens of running queries
-	running  tally         // handlers
+	handlers chan struct{}  // tokens of running queries
+	work     chan *incoming // to an idle worker
+	idle     atomic.Int32   // workers that wait
+	running  tally          // handlers
 	draining atomic.Bool
 
 	rtt atomic.Int64 // of the last ping, in nanoseconds
@@ -121,6 +123,7 @@ func NewPeer(cfg Config) *Peer {
 		cfg:      cfg,
 		out:      newCallerSlots(cfg.CallSlots, cfg.ReservedSlots),
 		handlers: make(chan struct{}, cfg.MaxHandlers),
+		work:     make(chan *incoming),
 		calls:    make(map[uint32]*call),
 		inFlight: make(map[inFlightKey]context.CancelCauseFunc),
 	}

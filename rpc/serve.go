@@ -95,6 +95,8 @@ type incoming struct {
 	data   *buffer
 	held   int  // bytes drawn from the share
 	inline bool // handled on the reader, which writes the reply when it is idle
+	ctx    context.Context
+	cancel func()
 	r      Request
 	enc    Codec
 }
@@ -197,15 +199,38 @@ func (p *Peer) dispatch(in *incoming) error {
 			return l.conn.cause
 		}
 	}
-	ctx, cancel := p.handlerContext(in)
-	go func() {
-		p.handle(ctx, in)
-		cancel()
+	in.ctx, in.cancel = p.handlerContext(in) // before a cancel frame can follow
+	select {
+	case p.work <- in:
+	default:
+		go p.worker(in)
+	}
+	return nil
+}
+
+// maxIdleWorkers bounds the goroutines that wait for the next call. They are
+// kept because their stacks have grown to what handlers need.
+const maxIdleWorkers = 8
+
+// worker handles in and the calls that come while it would be idle.
+func (p *Peer) worker(in *incoming) {
+	for {
+		p.handle(in.ctx, in)
+		in.cancel()
 		if !in.slotted() {
 			<-p.handlers
 		}
-	}()
-	return nil
+		if p.idle.Add(1) > maxIdleWorkers {
+			p.idle.Add(-1)
+			return
+		}
+		select {
+		case in = <-p.work:
+			p.idle.Add(-1)
+		case <-p.ctx.Done():
+			return
+		}
+	}
 }
 
 // handlerContext returns a context that ends with the session, the deadline, a

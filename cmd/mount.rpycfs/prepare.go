@@ -36,6 +36,7 @@ type job struct {
 	Timeout     time.Duration
 
 	Flags      uintptr
+	ACL        bool
 	AllowOther bool
 	IDs        mount.IDs
 	Fusermount bool
@@ -55,7 +56,7 @@ func prepare(a *mountopt.Args) (*job, error) {
 		Source: src.String(), Path: src.Path,
 		Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
 		Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey,
-		Timeout: o.Timeout, Flags: o.Flags, AllowOther: o.AllowOther,
+		Timeout: o.Timeout, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther,
 		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
 		IDs: mount.IDs{
 			Self: o.IDMap == "self", LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),

@@ -50,7 +50,7 @@ func (s *serving) mount(ctx context.Context, j *job) error {
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
 	fs, err := mount.Attach(ctx, s.session.Peer(), mount.Config{
-		Path: j.Path, Source: j.Source, IDs: j.IDs, AllowOther: j.AllowOther,
+		Path: j.Path, Source: j.Source, IDs: j.IDs, ACL: j.ACL, AllowOther: j.AllowOther,
 		Flags: j.Flags, Fusermount: j.Fusermount, Logger: s.log,
 	})
 	if err != nil {

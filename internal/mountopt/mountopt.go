@@ -116,6 +116,7 @@ type Options struct {
 	KnownHosts   string
 
 	Flags      uintptr // MS_… bits for mount(2)
+	ACL        bool    // pass POSIX ACLs on
 	AllowOther bool
 	IDMap      string // self or raw
 	UID, GID   *uint32
@@ -229,6 +230,8 @@ var plain = map[string]func(*Options){
 	"mand": nothing, "nomand": nothing, "iversion": nothing, "noiversion": nothing,
 	"defaults": func(o *Options) { o.Flags &^= unix.MS_RDONLY | unix.MS_NOEXEC | unix.MS_SYNCHRONOUS },
 
+	"acl":         func(o *Options) { o.ACL = true },
+	"noacl":       func(o *Options) { o.ACL = false },
 	"allow_other": func(o *Options) { o.AllowOther = true },
 	"foreground":  func(o *Options) { o.Foreground = true },
 

@@ -65,10 +65,10 @@ func TestParseArgs(t *testing.T) {
 			Args{PasswordShown: true, Options: base(func(o *Options) {
 				o.Port, o.User, o.Password, o.HasPassword = 12345, "foo", "bar", true
 			})}},
-		{"-oro,allow_other host:/relativepath -o uid=5,gid=6,umask=022 /localpoint",
+		{"-oro,allow_other,acl host:/relativepath -o uid=5,gid=6,umask=022 /localpoint",
 			Args{Options: base(func(o *Options) {
 				o.Flags |= unix.MS_RDONLY
-				o.AllowOther, o.UID, o.GID, o.Umask = true, id(5), id(6), id(0o22)
+				o.AllowOther, o.ACL, o.UID, o.GID, o.Umask = true, true, id(5), id(6), id(0o22)
 			})}},
 		{"host:/relativepath /localpoint -sfnv -N 17 -o rw,x-systemd.automount,_netdev,nofail,noauto,users,user,comment=a,defaults,bogus=1 -t rpycfs",
 			Args{Fake: true, Verbose: true, Options: base(func(o *Options) { o.Ignored = []string{"bogus"} })}},

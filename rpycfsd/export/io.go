@@ -85,16 +85,6 @@ func (s *Session) write(r *rpc.Request, req *fsproto.WriteReq, res *fsproto.Writ
 	return h.attr(&res.Attr)
 }
 
-// flush has nothing to write out: what was written is in the kernel.
-func (s *Session) flush(_ *rpc.Request, req *fsproto.HandleReq, res *fsproto.AttrRes) error {
-	h, err := s.handle(req.Handle)
-	if err != nil {
-		return err
-	}
-	defer s.done(h)
-	return h.attr(&res.Attr)
-}
-
 func (s *Session) fsync(_ *rpc.Request, req *fsproto.FsyncReq, res *fsproto.AttrRes) error {
 	h, err := s.handle(req.Handle)
 	if err != nil {

@@ -145,7 +145,6 @@ func TestReadWrite(t *testing.T) {
 	if err == nil {
 		t.Error("wrote at the end of all offsets")
 	}
-	do(v, fsproto.Flush, fsproto.HandleReq{Handle: h})
 	do(v, fsproto.Fsync, fsproto.FsyncReq{Handle: h})
 	do(v, fsproto.Fsync, fsproto.FsyncReq{Handle: h, DataOnly: true})
 	d := v.opendir(root)

@@ -65,7 +65,6 @@ var methods = []method{
 	define(fsproto.Create, (*Session).create),
 	define(fsproto.Read, (*Session).read),
 	define(fsproto.Write, (*Session).write),
-	define(fsproto.Flush, (*Session).flush),
 	define(fsproto.Fsync, (*Session).fsync),
 	define(fsproto.Release, (*Session).release),
 	define(fsproto.Fallocate, (*Session).fallocate),

@@ -7,8 +7,9 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 
 GO       ?= go
 PREFIX   ?= /usr/local
-# mount(8) and umount(8) look for their helpers in /sbin only.
-SBINDIR  ?= /sbin
+# mount(8) and umount(8) look for their helpers in /sbin only: mount.TYPE with the
+# type that was asked for, umount.TYPE with the one in the mount table.
+SBINDIR  ?= $(if $(filter /usr,$(PREFIX)),/usr/sbin,/sbin)
 UNITDIR  ?= /lib/systemd/system
 DESTDIR  ?=
 FUZZTIME ?= 10s
@@ -57,8 +58,10 @@ install: build
 		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(UNITDIR)
 	install -m 755 bin/rpycfs $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 bin/rpycfsd bin/mount.rpycfs bin/umount.rpycfs $(DESTDIR)$(PREFIX)/sbin/
-	ln -sfn $(PREFIX)/sbin/mount.rpycfs $(DESTDIR)$(SBINDIR)/mount.rpycfs
-	ln -sfn $(PREFIX)/sbin/umount.rpycfs $(DESTDIR)$(SBINDIR)/umount.rpycfs
+	for helper in mount.rpycfs umount.rpycfs; do \
+		[ $(DESTDIR)$(SBINDIR)/$$helper -ef $(DESTDIR)$(PREFIX)/sbin/$$helper ] || \
+		ln -sfn $(PREFIX)/sbin/$$helper $(DESTDIR)$(SBINDIR)/$$helper; done
+	ln -sfn $(PREFIX)/sbin/umount.rpycfs $(DESTDIR)$(SBINDIR)/umount.fuse.rpycfs
 	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	sed 's|@PREFIX@|$(PREFIX)|g' init/rpycfsd.service > $(DESTDIR)$(UNITDIR)/rpycfsd.service
@@ -67,7 +70,7 @@ install: build
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,rpycfsd mount.rpycfs umount.rpycfs) \
 		$(DESTDIR)$(PREFIX)/bin/rpycfs \
-		$(DESTDIR)$(SBINDIR)/mount.rpycfs $(DESTDIR)$(SBINDIR)/umount.rpycfs \
+		$(addprefix $(DESTDIR)$(SBINDIR)/,mount.rpycfs umount.rpycfs umount.fuse.rpycfs) \
 		$(addprefix $(DESTDIR)$(PREFIX)/share/man/,man1/rpycfs.1 man8/rpycfsd.8 man8/mount.rpycfs.8 man8/umount.rpycfs.8) \
 		$(DESTDIR)$(UNITDIR)/rpycfsd.service
 

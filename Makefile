@@ -13,8 +13,6 @@ SBINDIR  ?= $(if $(filter /usr,$(PREFIX)),/usr/sbin,/sbin)
 UNITDIR  ?= /lib/systemd/system
 DESTDIR  ?=
 FUZZTIME ?= 10s
-BENCH    ?= .
-BENCHTIME ?= 1s
 TESTTIMEOUT ?= 10m
 
 PROGRAMS := rpycfsd mount.rpycfs umount.rpycfs rpycfs
@@ -43,8 +41,15 @@ check: deps
 fuzz:
 	@FUZZTIME=$(FUZZTIME) tools/fuzz.sh
 
+# The programs of bench/, which compare; the Go benchmarks of the packages, if they
+# are wanted, by BENCH=regexp.
 bench:
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+ifdef BENCH
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+else
+	$(MAKE) -C bench rpc
+	if [ "$$(id -u)" = 0 ]; then $(MAKE) -C bench fs; fi
+endif
 
 demo: deps build
 	@tools/demo.sh

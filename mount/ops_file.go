@@ -136,7 +136,7 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
 	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}
 	var res fsproto.AttrRes
-	ctx := begin(cancel, &in.InHeader)
+	ctx := begin(cancel, &in.InHeader, &fsproto.Read.Info)
 	defer ctx.end()
 	n, err := rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]})
 	if err != nil {
@@ -161,7 +161,7 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 		return 0, fuse.EBADF
 	}
 	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
-	ctx := begin(cancel, &in.InHeader)
+	ctx := begin(cancel, &in.InHeader, &fsproto.Write.Info)
 	defer ctx.end()
 	n, at, err := fs.write(ctx, req, data)
 	fs.nodes.touch(f.node)

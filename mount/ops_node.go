@@ -13,7 +13,7 @@ import (
 
 // call makes a call for a request of the kernel and maps its error.
 func call[Req, Res any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[Req, Res], req *Req, res *Res) fuse.Status {
-	ctx := begin(cancel, h)
+	ctx := begin(cancel, h, &op.Info)
 	defer ctx.end()
 	return errno(rpc.Call(ctx, fs.peer, op, req, res))
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/rpc"
 )
 
 const (
@@ -22,15 +24,16 @@ const (
 )
 
 // request is the context of one request of the kernel. It ends when the request
-// was interrupted and either the caller has a fatal signal pending or
-// interruptGrace has passed. Signals with handlers (timers, the Go runtime's
-// preemption) do not end it: callers know EINTR from read and write at most,
+// was interrupted and the caller has a fatal signal pending or, if the request
+// changes nothing, when interruptGrace has passed. Signals with handlers
+// (timers, the Go runtime's preemption) end no change: it goes on in its slot,
 // and a repeated mkdir would find its own directory.
 //
 // Nothing is started for a request that ends within patience.
 type request struct {
 	cancel <-chan struct{} // closed by go-fuse when the kernel interrupts
 	pid    uint32
+	fatal  bool // only a fatal signal ends it
 	done   chan struct{}
 	timer  *time.Timer
 
@@ -41,8 +44,8 @@ type request struct {
 
 // begin returns the context for a request; its end must be called before the
 // handler returns, because go-fuse uses cancel again.
-func begin(cancel <-chan struct{}, h *fuse.InHeader) *request {
-	r := &request{cancel: cancel, pid: h.Pid, done: make(chan struct{})}
+func begin(cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Info) *request {
+	r := &request{cancel: cancel, pid: h.Pid, fatal: op.Slotted(), done: make(chan struct{})}
 	r.timer = time.AfterFunc(patience, r.watch)
 	return r
 }
@@ -76,7 +79,7 @@ func (r *request) watch() {
 	}
 	tick := time.NewTicker(patience)
 	defer tick.Stop()
-	for deadline := time.Now().Add(interruptGrace); !beingKilled(r.pid) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(interruptGrace); !beingKilled(r.pid) && (r.fatal || time.Now().Before(deadline)); {
 		select {
 		case <-r.ended:
 			return

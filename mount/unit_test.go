@@ -161,7 +161,7 @@ func TestKillPending(t *testing.T) {
 // TestRequestCancel interrupts a request whose caller is gone.
 func TestRequestCancel(t *testing.T) {
 	cancel := make(chan struct{})
-	r := begin(cancel, &fuse.InHeader{})
+	r := begin(cancel, &fuse.InHeader{}, &fsproto.Write.Info)
 	defer r.end()
 	if r.Err() != nil {
 		t.Error("ended at once")

@@ -287,6 +287,7 @@ func (c *call) written() { c.writing.leave() }
 func (p *Peer) resend(n *conn) {
 	p.mu.Lock()
 	n.ready = true
+	p.stateChanged()
 	var waiting []*call
 	for _, c := range p.calls {
 		if c.link == nil {

@@ -34,7 +34,7 @@ var ErrIdle = errors.New("rpc: nothing heard from the other side")
 type conn struct {
 	peer  *Peer
 	epoch uint32
-	net   Transport
+	net   *line
 	mux   *yamux.Session
 
 	ctx     context.Context         // ends when close is called
@@ -42,9 +42,7 @@ type conn struct {
 	links   [RoleCallback + 1]*link // by role
 	ready   bool                    // calls may be sent; guarded by peer.mu
 	extra   []*link                 // joined connections; guarded by peer.mu
-	turn    atomic.Uint32           // picks among bulk links
-	heard   atomic.Int64            // when something last arrived, in Unix nanoseconds
-	pinged  atomic.Int64            // when the outstanding ping was sent; 0: none
+	turn    atomic.Uint32           // picks among joined links
 	wg      sync.WaitGroup          // all goroutines of the connection
 	once    sync.Once
 	cause   error
@@ -59,8 +57,7 @@ type conn struct {
 func (p *Peer) Serve(t Transport, epoch uint32) error {
 	c := &conn{peer: p, epoch: epoch, closed: make(chan struct{}), stopped: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(p.ctx)
-	c.net = heardTransport{t, &c.heard}
-	c.heard.Store(time.Now().UnixNano())
+	c.net = newLine(t)
 	defer close(c.stopped)
 	if err := p.supersede(c); err != nil {
 		t.Close()
@@ -82,6 +79,7 @@ func (p *Peer) Serve(t Transport, epoch uint32) error {
 	if p.conn == c {
 		p.conn = nil
 	}
+	p.stateChanged()
 	p.mu.Unlock()
 	return c.cause
 }
@@ -100,6 +98,7 @@ func (p *Peer) supersede(c *conn) error {
 			return fmt.Errorf("rpc: connection of epoch %d in epoch %d", c.epoch, p.epoch)
 		case old == nil:
 			p.conn, p.epoch = c, c.epoch
+			p.stateChanged()
 			p.mu.Unlock()
 			return nil
 		default:
@@ -202,7 +201,7 @@ func (c *conn) start() {
 		}
 	}
 	c.wg.Add(2)
-	go c.keepalive()
+	go c.keepalive(c.net, c.pingLink())
 	go c.refuseStreams()
 	c.peer.resend(c)
 }
@@ -230,25 +229,66 @@ func (c *conn) refuseStreams() {
 }
 
 // ServeJoined adds a connection, without a multiplexer, to the session's
-// connection of the same epoch, and returns when either ends. t is closed.
+// connection of the same epoch, for which it waits if that is still opening. It
+// returns when either ends. t is closed.
 func (p *Peer) ServeJoined(t Transport, epoch uint32) error {
-	p.mu.Lock()
-	c := p.conn
-	if c == nil || c.epoch != epoch || !c.ready || len(c.extra) >= maxExtra || c.isClosed() {
-		p.mu.Unlock()
-		t.Close()
-		return fmt.Errorf("rpc: joined connection of epoch %d does not fit the session", epoch)
+	defer t.Close()
+	c, err := p.awaitReady(epoch)
+	if err != nil {
+		return err
 	}
-	l := newLink(c, RoleBulk, heardTransport{t, &c.heard}, false)
+	n := newLine(t)
+	l := newLink(c, RoleBulk, n, false)
 	l.w.Reset(flusher{t})
+	p.mu.Lock()
+	if len(c.extra) >= maxExtra || c.isClosed() {
+		p.mu.Unlock()
+		return fmt.Errorf("rpc: the connection of epoch %d has ended or has %d others joined", epoch, maxExtra)
+	}
 	c.extra = append(c.extra, l)
-	c.wg.Add(1) // the connection waits for the closer below
+	c.wg.Add(1) // the connection waits until t is closed
 	p.mu.Unlock()
 	defer c.wg.Done()
 	c.run(l)
+	c.wg.Add(1)
+	go c.keepalive(n, l)
 	<-c.closed
 	t.Close()
 	return c.cause
+}
+
+// awaitReady returns the connection of an epoch once it is ready for calls.
+func (p *Peer) awaitReady(epoch uint32) (*conn, error) {
+	late := time.NewTimer(p.cfg.PingTimeout)
+	defer late.Stop()
+	for {
+		p.mu.Lock()
+		c, changed := p.conn, ensure(&p.changed)
+		newer, ended := p.epoch > epoch, p.ended
+		ready := c != nil && c.epoch == epoch && c.ready
+		p.mu.Unlock()
+		switch {
+		case ended != nil:
+			return nil, errors.Join(ErrGone, ended)
+		case ready:
+			return c, nil
+		case newer:
+			return nil, fmt.Errorf("rpc: joined connection of epoch %d is too late", epoch)
+		}
+		select {
+		case <-changed:
+		case <-late.C:
+			return nil, fmt.Errorf("rpc: no connection of epoch %d to join", epoch)
+		}
+	}
+}
+
+// stateChanged wakes who waits in awaitReady; p.mu is held.
+func (p *Peer) stateChanged() {
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
+	}
 }
 
 // maxExtra bounds the connections that may join a connection.
@@ -324,26 +364,31 @@ func (c *conn) drain() {
 	}
 }
 
-// keepalive pings, measures the round trip, and ends a silent connection.
-func (c *conn) keepalive() {
+// pingLink is the stream for this side's pings.
+func (c *conn) pingLink() *link {
+	if c.peer.cfg.Client {
+		return c.links[RoleControl]
+	}
+	return c.links[RoleCallback]
+}
+
+// keepalive pings over one network connection, measures the round trip, and
+// ends everything when that connection has fallen silent.
+func (c *conn) keepalive(n *line, l *link) {
 	defer c.wg.Done()
 	cfg := &c.peer.cfg
 	tick := time.NewTicker(cfg.PingInterval)
 	defer tick.Stop()
-	l := c.links[RoleCallback]
-	if cfg.Client {
-		l = c.links[RoleControl]
-	}
 	for {
 		select {
 		case <-c.closed:
 			return
 		case now := <-tick.C:
-			if now.UnixNano()-c.heard.Load() > int64(cfg.PingTimeout) {
+			if now.UnixNano()-n.heard.Load() > int64(cfg.PingTimeout) {
 				c.close(fmt.Errorf("%w for %v", ErrIdle, cfg.PingTimeout))
 				return
 			}
-			if c.pinged.CompareAndSwap(0, time.Now().UnixNano()) {
+			if l.pinged.CompareAndSwap(0, time.Now().UnixNano()) {
 				// Not from here: a write that blocks must not keep the
 				// clock from being watched.
 				l.post(frame{head: control(kindPing, 0)})
@@ -366,9 +411,9 @@ func (l *link) post(f frame) {
 	}
 }
 
-func (c *conn) pong() {
-	if sent := c.pinged.Swap(0); sent != 0 {
-		c.peer.rtt.Store(time.Now().UnixNano() - sent)
+func (l *link) pong() {
+	if sent := l.pinged.Swap(0); sent != 0 {
+		l.peer.rtt.Store(time.Now().UnixNano() - sent)
 	}
 }
 
@@ -379,18 +424,24 @@ func control(kind uint8, tag uint32) []byte {
 	return b
 }
 
-// heardTransport notes when something arrives.
-type heardTransport struct {
+// line is a network connection that notes when something arrives on it.
+type line struct {
 	Transport
-	heard *atomic.Int64
+	heard atomic.Int64 // Unix nanoseconds
 }
 
-func (t heardTransport) Read(p []byte) (int, error) {
-	n, err := t.Transport.Read(p)
-	if n > 0 {
-		t.heard.Store(time.Now().UnixNano())
+func newLine(t Transport) *line {
+	n := &line{Transport: t}
+	n.heard.Store(time.Now().UnixNano())
+	return n
+}
+
+func (n *line) Read(p []byte) (int, error) {
+	k, err := n.Transport.Read(p)
+	if k > 0 {
+		n.heard.Store(time.Now().UnixNano())
 	}
-	return n, err
+	return k, err
 }
 
 // yamuxLog passes the multiplexer's messages on at debug level: whatever

@@ -5,6 +5,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 )
 
 // Role is what a stream is for. It is the first byte on the stream, sent by the
@@ -34,6 +35,8 @@ type link struct {
 	rw   io.ReadWriteCloser
 	r    *bufio.Reader
 	w    *bufio.Writer
+
+	pinged atomic.Int64 // when the outstanding ping was sent, in Unix nanoseconds; 0: none
 
 	mu    sync.Mutex
 	idle  sync.Cond     // signalled when busy ends

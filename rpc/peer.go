@@ -101,10 +101,11 @@ type Peer struct {
 	rtt atomic.Int64 // of the last ping, in nanoseconds
 
 	mu       sync.Mutex
-	filled   sync.Cond // a call that somebody wants to abandon is no longer being filled
-	ended    error     // why the session ended; nil while it lives
-	epoch    uint32    // of the newest connection
-	conn     *conn     // newest connection, nil while there is none
+	filled   sync.Cond     // a call that somebody wants to abandon is no longer being filled
+	ended    error         // why the session ended; nil while it lives
+	epoch    uint32        // of the newest connection
+	conn     *conn         // newest connection, nil while there is none
+	changed  chan struct{} // closed when conn or its readiness changes; made by who waits
 	calls    map[uint32]*call
 	lastTag  uint32
 	inFlight map[inFlightKey]context.CancelCauseFunc // handlers that can be cancelled
@@ -205,6 +206,7 @@ func (p *Peer) End(cause error) {
 	p.mu.Lock()
 	if p.ended == nil {
 		p.ended = cause
+		p.stateChanged()
 	}
 	c := p.conn
 	p.mu.Unlock()

@@ -36,7 +36,7 @@ func (l *link) read() error {
 		case kindPing:
 			l.queueFrame(frame{head: control(kindPong, h.tag)})
 		case kindPong:
-			l.conn.pong()
+			l.pong()
 		}
 		if err != nil {
 			return err

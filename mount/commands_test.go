@@ -1,6 +1,7 @@
 package mount_test
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -85,9 +86,10 @@ func TestPasswordOnCommandLine(t *testing.T) {
 	}
 	w := newWorld(t)
 	w.ok(os.Mkdir(w.export+"/relativepath", 0o755))
-	w.ok(os.WriteFile(w.tmp+"/password2", []byte("bar\n"), 0o600))
+	own := fmt.Sprintf("bar-%d-%d", os.Getpid(), time.Now().UnixNano()) // not some other test's
+	w.ok(os.WriteFile(w.tmp+"/password2", []byte(own+"\n"), 0o600))
 	w.startDaemon("--password-file=" + w.tmp + "/password2")
-	r := w.run(nil, "mount.rpycfs", "127.0.0.1:/relativepath", w.point, "-o", "port="+w.port(), "-o", "user=foo", "-o", "password=bar")
+	r := w.run(nil, "mount.rpycfs", "127.0.0.1:/relativepath", w.point, "-o", "port="+w.port(), "-o", "user=foo", "-o", "password="+own)
 	if r.code != 0 || !strings.Contains(r.stderr, "warning") {
 		t.Fatalf("code %d: %q", r.code, r.stderr)
 	}
@@ -98,7 +100,7 @@ func TestPasswordOnCommandLine(t *testing.T) {
 	}
 	out, err := exec.Command("ps", "axeww").Output()
 	w.ok(err)
-	if strings.Contains(string(out), "password=bar") {
+	if strings.Contains(string(out), "password="+own) {
 		t.Error("ps shows the password while the mount stands")
 	}
 }

@@ -8,7 +8,8 @@ export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 GO       ?= go
 PREFIX   ?= /usr/local
 # mount(8) and umount(8) look for their helpers in /sbin only: mount.TYPE with the
-# type that was asked for, umount.TYPE with the one in the mount table.
+# type that was asked for, umount.TYPE with the one in the mount table, which it only
+# reads for mounts that mount(8) has made a note of (_netdev and the like).
 SBINDIR  ?= $(if $(filter /usr,$(PREFIX)),/usr/sbin,/sbin)
 UNITDIR  ?= /lib/systemd/system
 DESTDIR  ?=

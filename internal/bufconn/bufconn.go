@@ -14,7 +14,7 @@ import (
 var ErrLimit = errors.New("bufconn: peer sent more than it may before it is known")
 
 // Size of each direction's buffer, in bytes.
-const Size = 256 << 10
+const Size = 64 << 10
 
 // Conn is a net.Conn with buffered reads, and buffered writes while Hold is in
 // effect. Reads and writes may run side by side; each alone follows the rules

@@ -108,6 +108,9 @@ func converse(ctx context.Context, j *job, jobW io.Writer, reportR io.Reader, si
 	var err error
 	select {
 	case err = <-reports:
+		if err != nil {
+			awaitEnd(cmd)
+		}
 	case <-signals:
 		err = fail(exitMount, "interrupted")
 	case <-ctx.Done():
@@ -123,6 +126,23 @@ func converse(ctx context.Context, j *job, jobW io.Writer, reportR io.Reader, si
 		return fail(exitMount, "the process in the background has ended; see its log")
 	}
 	return cmd.Process.Release()
+}
+
+// endTimeout is how long a process that has reported a failure may take to end.
+const endTimeout = time.Second
+
+// awaitEnd waits for a process that has nothing left to do, so that nothing is
+// left when the command returns.
+func awaitEnd(cmd *exec.Cmd) {
+	ended := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(endTimeout):
+	}
 }
 
 func readReport(r io.Reader) error {

@@ -101,7 +101,7 @@ func (s *Session) Join() {
 	}()
 }
 
-// CutJoined closes the bulk connections under both peers.
+// CutJoined closes the joined connections under both peers.
 func (s *Session) CutJoined() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

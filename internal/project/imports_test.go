@@ -22,11 +22,21 @@ var mayImport = map[string][]string{
 	"auth":              {"rpc", "internal/bufconn"},
 	"fsproto":           {"rpc"},
 	"client":            {"auth", "rpc", "fsproto", "internal/bufconn"},
-	"rpycfsd":           {"auth", "rpc", "fsproto", "rpycfsd/...", "internal/bufconn"},
+	"rpycfsd":           {"auth", "rpc", "fsproto", "rpycfsd/...", "chat/service", "chat/store", "internal/bufconn"},
 	"rpycfsd/export":    {"rpc", "fsproto", "internal/beneath"},
+	"chat":              {"auth", "client", "rpc", "chat/chatproto", "chat/e2ee", "chat/local", "chat/query"},
+	"chat/chatproto":    {"rpc"},
+	"chat/e2ee":         {"rpc", "chat/chatproto"},
+	"chat/local":        {"chat/chatproto", "chat/query"},
+	"chat/query":        {"chat/chatproto"},
+	"chat/service":      {"rpc", "chat/chatproto", "chat/store"},
+	"chat/store":        {"rpc", "chat/chatproto"},
 	"mount":             {"auth", "client", "rpc", "fsproto", "internal/mounts"},
 	"internal/beneath":  {},
 	"internal/bufconn":  {},
+	"internal/chatui":   {"chat", "chat/chatproto", "internal/clean"},
+	"internal/clean":    {},
+	"internal/login":    {"auth", "client", "internal/mountopt"},
 	"internal/mountopt": {"fsproto"},
 	"internal/mounts":   {},
 	"internal/version":  {},
@@ -36,7 +46,7 @@ var mayImport = map[string][]string{
 const commands = "cmd/"
 
 // testOnly packages are imported by tests, or run by the Makefile.
-var testOnly = []string{"e2e", "internal/conformance", "internal/project", "internal/protodoc", "rpc/rpctest"}
+var testOnly = []string{"e2e", "examples", "internal/conformance", "internal/project", "internal/protodoc", "rpc/rpctest"}
 
 type listed struct {
 	ImportPath string
@@ -66,7 +76,7 @@ func TestRulesRefuse(t *testing.T) {
 	for _, pair := range [][2]string{
 		{"mount", "rpycfsd"}, {"mount", "rpycfsd/export"}, {"rpycfsd", "mount"}, {"rpycfsd/export", "mount"},
 		{"rpc", "fsproto"}, {"rpc", "auth"}, {"auth", "client"}, {"auth", "fsproto"}, {"fsproto", "client"}, {"client", "mount"},
-		{"mount", "internal/beneath"}, {"rpc", "internal/conformance"}, {"unknown", "rpc"}, {"mount", "cmd/rpycfs"},
+		{"mount", "internal/beneath"}, {"chat/service", "fsproto"}, {"rpycfsd/export", "chat/service"}, {"chat", "chat/service"}, {"rpc", "internal/conformance"}, {"unknown", "rpc"}, {"mount", "cmd/rpycfs"},
 	} {
 		if allowed(pair[0], pair[1]) {
 			t.Errorf("%s may import %s", pair[0], pair[1])

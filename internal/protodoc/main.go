@@ -11,11 +11,14 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 
+	"github.com/rpycfs/rpycfs/chat/chatproto"
 	_ "github.com/rpycfs/rpycfs/fsproto" // defines the file service's operations
 	"github.com/rpycfs/rpycfs/rpc"
 )
@@ -38,8 +41,8 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(root, document)
-	old, err := os.ReadFile(path)
+	file := filepath.Join(root, document)
+	old, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
@@ -50,7 +53,7 @@ func run() error {
 	if bytes.Equal(old, fresh) {
 		return nil
 	}
-	return os.WriteFile(path, fresh, 0o644)
+	return os.WriteFile(file, fresh, 0o644)
 }
 
 // moduleRoot returns the directory of the module around the working directory.
@@ -93,16 +96,23 @@ func generate(root string, ops []*rpc.Info) (string, error) {
 		fmt.Fprintf(&b, "| `%#04x` | %s | %s | %s | %s | %s |\n", op.Number, op.Name, op.Access,
 			traits(op), d.link(op.NewReq()), d.link(op.NewRes()))
 	}
+	for kind := range math.MaxUint8 {
+		if m := chatproto.NewEventBody(uint8(kind)); m != nil {
+			d.link(m)
+		}
+	}
 	b.WriteString("\n### Messages\n")
 	if err := d.describeAll(&b); err != nil {
 		return "", err
 	}
-	b.WriteString("\n### Numbers\n")
-	text, err := numbers(root)
-	if err != nil {
-		return "", err
+	for _, dir := range []string{"fsproto", "chat/chatproto"} {
+		text, err := numbers(filepath.Join(root, dir))
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, "\n### Numbers of %s\n%s", path.Base(dir), text)
 	}
-	b.WriteString(text + "\n")
+	b.WriteString("\n")
 	return b.String(), nil
 }
 

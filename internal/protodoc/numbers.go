@@ -11,11 +11,11 @@ import (
 	"strings"
 )
 
-// numbers returns the tables of the file service's constants, one per const
-// block, in the order of the files' names and of the blocks in them.
-func numbers(root string) (string, error) {
+// numbers returns the tables of a package's constants, one per const block, in
+// the order of the files' names and of the blocks in them.
+func numbers(dir string) (string, error) {
 	fset := token.NewFileSet()
-	paths, err := filepath.Glob(filepath.Join(root, "fsproto", "*.go"))
+	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		return "", err
 	}
@@ -56,7 +56,7 @@ func constants(fset *token.FileSet, files []*ast.File) map[*ast.Ident]types.Obje
 		Importer: nothing{},
 		Error:    func(error) {}, // about what could not be imported
 	}
-	_, _ = conf.Check("fsproto", fset, files, info)
+	_, _ = conf.Check("protocol", fset, files, info)
 	return info.Defs
 }
 
@@ -81,8 +81,11 @@ func writeBlock(b *strings.Builder, gen *ast.GenDecl, values map[*ast.Ident]type
 				return fmt.Errorf("no value for %s", name.Name)
 			}
 			value := c.Val().ExactString()
-			if strings.HasPrefix(name.Name, "Mode") {
+			switch {
+			case strings.HasPrefix(name.Name, "Mode"):
 				value = fmt.Sprintf("%#o", mustUint(value))
+			case strings.HasPrefix(name.Name, "Code"):
+				value = fmt.Sprintf("%#x", mustUint(value))
 			}
 			fmt.Fprintf(b, "| %s | %s | %s |\n", name.Name, value,
 				strings.TrimSpace(words(spec.Doc)+" "+words(spec.Comment)))

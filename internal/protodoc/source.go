@@ -11,7 +11,7 @@ import (
 )
 
 // protocolPackages are the directories that define messages.
-var protocolPackages = []string{"fsproto", "rpc"}
+var protocolPackages = []string{"fsproto", "chat/chatproto", "rpc"}
 
 const module = "github.com/rpycfs/rpycfs/"
 

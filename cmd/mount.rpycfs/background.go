@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rpycfs/rpycfs/internal/login"
 )
 
 // The mount is served by a second process in a session of its own:
@@ -67,10 +69,10 @@ func startChild(ctx context.Context, j *job) error {
 	cmd.Env = childEnv()
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{jobR, reportW}
-	if t := openTerminal(); t != nil {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, t.f)
-		defer t.f.Close()
-		defer t.keepState()() // the other process may end while it hides a password
+	if t := login.OpenTerminal(); t != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, t.File())
+		defer t.Close()
+		defer t.KeepState()() // the other process may end while it hides a password
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
@@ -89,7 +91,7 @@ func startChild(ctx context.Context, j *job) error {
 
 // childEnv leaves the password out, which came with the job.
 func childEnv() (env []string) {
-	const secret = "RPYCFS_PASSWORD="
+	const secret = login.PasswordVariable + "="
 	for _, e := range os.Environ() {
 		if len(e) < len(secret) || e[:len(secret)] != secret {
 			env = append(env, e)
@@ -176,7 +178,7 @@ func serveChild(ctx context.Context) int {
 	s, closeLog, err := childStart(ctx, &j, keep)
 	rep := report{Mounted: err == nil}
 	if err != nil {
-		rep.Code, rep.Text = exitCode(err), oneLine(err)
+		rep.Code, rep.Text = exitCode(err), login.OneLine(err)
 	}
 	werr := json.NewEncoder(out).Encode(rep)
 	out.Close()
@@ -222,9 +224,7 @@ func childStart(ctx context.Context, j *job, keep chan bool) (*serving, func(), 
 	go func() {
 		term := inheritedTerminal()
 		s, err := start(ctx, j, term, log)
-		if term != nil {
-			term.f.Close()
-		}
+		term.Close()
 		started <- result{s, err}
 	}()
 	var r result
@@ -251,11 +251,11 @@ func childStart(ctx context.Context, j *job, keep chan bool) (*serving, func(), 
 const abortTimeout = 2 * time.Second
 
 // inheritedTerminal returns the command's terminal, or nil.
-func inheritedTerminal() *terminal {
+func inheritedTerminal() *login.Terminal {
 	var stat unix.Stat_t
 	if unix.Fstat(terminalFD, &stat) != nil {
 		return nil
 	}
 	unix.CloseOnExec(terminalFD)
-	return asTerminal(os.NewFile(terminalFD, "/dev/tty"))
+	return login.AsTerminal(os.NewFile(terminalFD, "/dev/tty"))
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/rpycfs/rpycfs/internal/login"
 	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/version"
 )
@@ -85,7 +86,7 @@ func fail(code int, format string, args ...any) error {
 
 // complain prints one line and returns the exit code.
 func complain(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "mount.rpycfs: %s\n", oneLine(err))
+	fmt.Fprintf(stderr, "mount.rpycfs: %s\n", login.OneLine(err))
 	return exitCode(err)
 }
 

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rpycfs/rpycfs/internal/login"
 	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/mounts"
 	"github.com/rpycfs/rpycfs/mount"
@@ -25,15 +25,8 @@ type job struct {
 	Path   []string
 	Dir    string // absolute, without symlinks
 
-	Address     string // host:port
-	User        string
-	Password    string
-	HasPassword bool
-	Identities  []string
-	KnownHosts  string
-	Fingerprint string
-	HostKey     string
-	Timeout     time.Duration
+	login.Person
+	Timeout time.Duration // 0: the usual one
 
 	Flags      uintptr
 	ACL        bool
@@ -54,8 +47,10 @@ func prepare(a *mountopt.Args) (*job, error) {
 	}
 	j := &job{
 		Source: src.String(), Path: src.Path,
-		Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
-		Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey,
+		Person: login.Person{
+			Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
+			Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey, Hints: hints,
+		},
 		Timeout: o.Timeout, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther,
 		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
 		IDs: mount.IDs{
@@ -66,8 +61,8 @@ func prepare(a *mountopt.Args) (*job, error) {
 	if err := j.credentials(o, src.User); err != nil {
 		return nil, err
 	}
-	if j.KnownHosts, err = knownHosts(o.KnownHosts); err != nil {
-		return nil, err
+	if j.KnownHosts, err = login.KnownHosts(o.KnownHosts); err != nil {
+		return nil, fail(exitUsage, "no home directory for known hosts; give knownhosts=FILE")
 	}
 	for _, p := range append([]*string{&j.Log}, pointers(j.Identities)...) {
 		if p == &j.Log {
@@ -120,22 +115,16 @@ func (j *job) credentials(o *mountopt.Options, sourceUser string) error {
 			j.Password, j.HasPassword = c.Password, c.HasPassword
 		}
 	}
-	if !j.HasPassword && o.PasswordFile != "" {
-		password, err := mountopt.ReadPasswordFile(o.PasswordFile)
-		if err != nil {
+	var err error
+	if !j.HasPassword {
+		if j.Password, j.HasPassword, err = login.Password(o.PasswordFile); err != nil {
 			return secretError("password-file", err)
 		}
-		j.Password, j.HasPassword = password, true
-	}
-	if !j.HasPassword {
-		j.Password, j.HasPassword = os.LookupEnv("RPYCFS_PASSWORD")
 	}
 	if j.User == "" {
-		u, err := user.Current()
-		if err != nil {
+		if j.User, err = login.UserName(); err != nil {
 			return fail(exitUsage, "no user name: %w; give user@host:/path", err)
 		}
-		j.User = u.Username
 	}
 	return nil
 }
@@ -145,23 +134,6 @@ func secretError(option string, err error) error {
 		return fail(exitUsage, "option %s: %w", option, err)
 	}
 	return fail(exitUsage, "option %s: cannot read the file: %w", option, err)
-}
-
-// knownHosts returns the file with the keys of known daemons: as stated, or
-// ~/.config/rpycfs/known_hosts, for root too, whose home is not shared.
-func knownHosts(stated string) (string, error) {
-	if stated != "" {
-		return filepath.Abs(stated)
-	}
-	if dir, err := os.UserConfigDir(); err == nil {
-		return filepath.Join(dir, "rpycfs", "known_hosts"), nil
-	}
-	// fstab mounts at boot have no $HOME.
-	u, err := user.Current()
-	if err != nil || u.HomeDir == "" {
-		return "", fail(exitUsage, "no home directory for known hosts; give knownhosts=FILE")
-	}
-	return filepath.Join(u.HomeDir, ".config", "rpycfs", "known_hosts"), nil
 }
 
 // mountPoint resolves the mount point. The mount table is looked at first: a

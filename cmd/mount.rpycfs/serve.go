@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/client"
+	"github.com/rpycfs/rpycfs/internal/login"
 	"github.com/rpycfs/rpycfs/internal/mounts"
 	"github.com/rpycfs/rpycfs/mount"
 )
@@ -29,7 +30,7 @@ type serving struct {
 }
 
 // start logs in, attaches and mounts. The mount is being served on return.
-func start(ctx context.Context, j *job, term *terminal, log *slog.Logger) (*serving, error) {
+func start(ctx context.Context, j *job, term *login.Terminal, log *slog.Logger) (*serving, error) {
 	session, err := dial(ctx, j, term, log)
 	if err != nil {
 		return nil, err
@@ -160,7 +161,7 @@ func serveForeground(ctx context.Context, j *job, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := cancelOn(signals, cancel)
-	s, err := start(ctx, j, openTerminal(), log)
+	s, err := start(ctx, j, login.OpenTerminal(), log)
 	interrupted := stop()
 	if err != nil {
 		return err

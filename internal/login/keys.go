@@ -1,4 +1,4 @@
-package main
+package login
 
 import (
 	"errors"
@@ -20,7 +20,8 @@ var defaultKeys = []string{"id_ed25519", "id_ecdsa", "id_rsa"}
 // process lives, because signing goes through it.
 type keyring struct {
 	identities []string
-	term       *terminal
+	flag       string // Hints.Identity
+	term       *Terminal
 }
 
 // signers returns the keys. A stated key that cannot be used is an error; of
@@ -74,16 +75,16 @@ func (k *keyring) agentSigners() []ssh.Signer {
 func (k *keyring) load(path string, held []ssh.Signer) (ssh.Signer, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("identity=%s: no such file", path)
+		return nil, fmt.Errorf("%s%s: no such file", k.flag, path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("identity=%s: %w", path, err)
+		return nil, fmt.Errorf("%s%s: %w", k.flag, path, err)
 	}
 	s, err := ssh.ParsePrivateKey(text)
 	var locked *ssh.PassphraseMissingError
 	if !errors.As(err, &locked) {
 		if err != nil {
-			return nil, fmt.Errorf("identity=%s: not a private ssh key", path)
+			return nil, fmt.Errorf("%s%s: not a private ssh key", k.flag, path)
 		}
 		return s, nil
 	}
@@ -91,7 +92,7 @@ func (k *keyring) load(path string, held []ssh.Signer) (ssh.Signer, error) {
 		return s, nil
 	}
 	if k.term == nil {
-		return nil, fmt.Errorf("identity=%s: the key is encrypted; add it to the ssh agent", path)
+		return nil, fmt.Errorf("%s%s: the key is encrypted; add it to the ssh agent", k.flag, path)
 	}
 	phrase, err := k.term.secret(fmt.Sprintf("Passphrase for %s: ", path))
 	if err != nil {
@@ -99,7 +100,7 @@ func (k *keyring) load(path string, held []ssh.Signer) (ssh.Signer, error) {
 	}
 	s, err = ssh.ParsePrivateKeyWithPassphrase(text, []byte(phrase))
 	if err != nil {
-		return nil, fmt.Errorf("identity=%s: wrong passphrase", path)
+		return nil, fmt.Errorf("%s%s: wrong passphrase", k.flag, path)
 	}
 	return s, nil
 }

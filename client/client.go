@@ -41,6 +41,9 @@ type Config struct {
 	// Joined is how many connections join the main one: the first for small
 	// calls, the others for file data.
 	Joined int
+	// Notify, if not nil, is told each time the state has changed, in order. It
+	// must not block, nor close the session.
+	Notify func(State)
 	// Log receives what goes wrong; nil discards.
 	Log *slog.Logger
 }
@@ -232,22 +235,26 @@ func (s *Session) resume(epoch uint32) (*auth.Conn, error) {
 }
 
 func (s *Session) connected(epoch uint32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state = State{Connected: true, Since: time.Now(), Epoch: epoch}
+	s.change(func(st *State) { *st = State{Connected: true, Since: time.Now(), Epoch: epoch} })
 }
 
 func (s *Session) lost(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state = State{Since: time.Now(), Epoch: s.state.Epoch, LastError: err}
+	s.change(func(st *State) { *st = State{Since: time.Now(), Epoch: st.Epoch, LastError: err} })
 }
 
 func (s *Session) failed(err error, wait time.Duration) {
+	s.change(func(st *State) { st.LastError, st.NextTry = err, time.Now().Add(wait) })
+}
+
+// change sets the state and tells about it. Only run's goroutine does.
+func (s *Session) change(set func(*State)) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state.LastError = err
-	s.state.NextTry = time.Now().Add(wait)
+	set(&s.state)
+	now := s.state
+	s.mu.Unlock()
+	if s.cfg.Notify != nil {
+		s.cfg.Notify(now)
+	}
 }
 
 // transport lets the RPC layer flush what the connection holds back.

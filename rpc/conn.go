@@ -66,10 +66,11 @@ func (p *Peer) Serve(t Transport, epoch uint32) error {
 	err := c.open()
 	if err == nil {
 		c.start()
-		<-c.closed
+		err = c.watchMain()
 	}
 	c.close(err)
 	c.wg.Wait()
+	p.dismiss()
 	p.mu.Lock()
 	for _, call := range p.calls {
 		if call.link != nil && call.link.conn == c {
@@ -159,7 +160,7 @@ func (c *conn) openStream(role Role) error {
 	if _, err := s.Write([]byte{byte(role)}); err != nil {
 		return err
 	}
-	c.setLink(newLink(c, role, s, true))
+	c.setLink(newStreamLink(c, role, s))
 	return nil
 }
 
@@ -188,7 +189,7 @@ func (c *conn) acceptStreams(ctx context.Context, roles ...Role) error {
 		if !wanted || c.links[role] != nil {
 			return fmt.Errorf("%w: stream of role %d", errProtocol, role)
 		}
-		c.setLink(newLink(c, role, s, true))
+		c.setLink(newStreamLink(c, role, s))
 	}
 	return nil
 }
@@ -200,32 +201,11 @@ func (c *conn) start() {
 			c.run(l)
 		}
 	}
-	c.wg.Add(2)
-	go c.keepalive(c.net, c.pingLink())
-	go c.refuseStreams()
 	c.peer.resend(c)
 }
 
 func (c *conn) run(l *link) {
-	c.wg.Add(2)
-	go func() {
-		defer c.wg.Done()
-		l.writer()
-	}()
-	go func() {
-		defer c.wg.Done()
-		c.close(l.read())
-	}()
-}
-
-// refuseStreams ends the connection of a peer that opens more streams than the
-// protocol has.
-func (c *conn) refuseStreams() {
-	defer c.wg.Done()
-	if s, err := c.mux.AcceptStream(); err == nil {
-		s.Close()
-		c.close(fmt.Errorf("%w: one stream too many", errProtocol))
-	}
+	c.wg.Go(func() { c.close(l.read()) })
 }
 
 // ServeJoined adds a connection, without a multiplexer, to the session's
@@ -238,8 +218,7 @@ func (p *Peer) ServeJoined(t Transport, epoch uint32) error {
 		return err
 	}
 	n := newLine(t)
-	l := newLink(c, RoleBulk, n, false)
-	l.w.Reset(flusher{t})
+	l := newLink(c, RoleBulk, n, flusher{t})
 	p.mu.Lock()
 	if len(c.extra) >= maxExtra || c.isClosed() {
 		p.mu.Unlock()
@@ -250,9 +229,7 @@ func (p *Peer) ServeJoined(t Transport, epoch uint32) error {
 	p.mu.Unlock()
 	defer c.wg.Done()
 	c.run(l)
-	c.wg.Add(1)
-	go c.keepalive(n, l)
-	<-c.closed
+	c.watchJoined(n, l)
 	t.Close()
 	return c.cause
 }
@@ -372,29 +349,62 @@ func (c *conn) pingLink() *link {
 	return c.links[RoleCallback]
 }
 
-// keepalive pings over one network connection, measures the round trip, and
-// ends everything when that connection has fallen silent.
-func (c *conn) keepalive(n *line, l *link) {
-	defer c.wg.Done()
-	cfg := &c.peer.cfg
-	tick := time.NewTicker(cfg.PingInterval)
+// watchMain pings over the main connection until it is closed. It ends the
+// connection of a peer that opens more streams than the protocol has; one
+// goroutine waits for both.
+func (c *conn) watchMain() error {
+	l := c.pingLink()
+	for {
+		tick, stop := context.WithTimeout(c.ctx, c.peer.cfg.PingInterval)
+		_, err := c.mux.AcceptStreamWithContext(tick)
+		stop()
+		switch {
+		case c.ctx.Err() != nil:
+			return context.Cause(c.ctx)
+		case err == nil:
+			return fmt.Errorf("%w: one stream too many", errProtocol)
+		case !errors.Is(err, context.DeadlineExceeded):
+			return err
+		}
+		if err := c.ping(c.net, l); err != nil {
+			return err
+		}
+		if !c.peer.worked.Swap(false) {
+			c.peer.dismiss()
+		}
+	}
+}
+
+// watchJoined pings over a joined connection until everything is closed.
+func (c *conn) watchJoined(n *line, l *link) {
+	tick := time.NewTicker(c.peer.cfg.PingInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-c.closed:
 			return
-		case now := <-tick.C:
-			if now.UnixNano()-n.heard.Load() > int64(cfg.PingTimeout) {
-				c.close(fmt.Errorf("%w for %v", ErrIdle, cfg.PingTimeout))
+		case <-tick.C:
+			if err := c.ping(n, l); err != nil {
+				c.close(err)
 				return
-			}
-			if l.pinged.CompareAndSwap(0, time.Now().UnixNano()) {
-				// Not from here: a write that blocks must not keep the
-				// clock from being watched.
-				l.post(frame{head: control(kindPing, 0)})
 			}
 		}
 	}
+}
+
+// ping sends a ping, which measures the round trip, unless one is under way. It
+// returns an error when the network connection has fallen silent.
+func (c *conn) ping(n *line, l *link) error {
+	now, limit := time.Now().UnixNano(), c.peer.cfg.PingTimeout
+	if now-n.heard.Load() > int64(limit) {
+		return fmt.Errorf("%w for %v", ErrIdle, limit)
+	}
+	if l.pinged.CompareAndSwap(0, now) {
+		// Not from here: a write that blocks must not keep the clock from
+		// being watched.
+		l.post(frame{head: control(kindPing, 0)})
+	}
+	return nil
 }
 
 // post sends f without ever waiting for a write.
@@ -407,7 +417,7 @@ func (l *link) post(f frame) {
 	l.queue = append(l.queue, f)
 	if !l.busy {
 		l.busy = true
-		l.wake <- struct{}{}
+		go l.empty()
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 // one and flushes the transport after each. Only yamux's sender writes to it.
 type joiner struct {
 	Transport
-	buf  []byte // a header that waits for its body
-	body int    // length of that body
+	buf  *buffer // a header that waits for its body; nil if none does
+	body int     // length of that body
 }
 
 // yamux's header: version, type, flags (2), stream (4), length (4), big-endian.
@@ -23,17 +23,16 @@ const (
 // maxRecord is the most that one TLS record carries.
 const maxRecord = 16 << 10
 
-func newJoiner(t Transport) *joiner {
-	return &joiner{Transport: t, buf: make([]byte, 0, maxRecord)}
-}
+func newJoiner(t Transport) *joiner { return &joiner{Transport: t} }
 
 func (j *joiner) Write(p []byte) (int, error) {
-	if j.body == 0 {
+	if j.buf == nil {
 		if len(p) == muxHeader && p[1] == muxTypeData {
 			j.body = int(binary.BigEndian.Uint32(p[8:]))
 		}
 		if j.body > 0 {
-			j.buf = append(j.buf[:0], p...)
+			j.buf = newBuffer(maxRecord)
+			j.buf.b = append(j.buf.b[:0], p...)
 			return len(p), nil
 		}
 		if _, err := j.Transport.Write(p); err != nil {
@@ -44,16 +43,15 @@ func (j *joiner) Write(p []byte) (int, error) {
 	if len(p) != j.body {
 		return 0, io.ErrShortWrite
 	}
-	j.body = 0
 	first := min(len(p), maxRecord-muxHeader)
-	j.buf = append(j.buf, p[:first]...)
-	if _, err := j.Transport.Write(j.buf); err != nil {
-		return 0, err
+	_, err := j.Transport.Write(append(j.buf.b, p[:first]...))
+	j.buf.free()
+	j.buf, j.body = nil, 0
+	if err == nil && first < len(p) {
+		_, err = j.Transport.Write(p[first:])
 	}
-	if first < len(p) {
-		if _, err := j.Transport.Write(p[first:]); err != nil {
-			return 0, err
-		}
+	if err != nil {
+		return 0, err
 	}
 	return len(p), j.Flush()
 }

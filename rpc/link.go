@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/hashicorp/yamux"
 )
 
 // Role is what a stream is for. It is the first byte on the stream, sent by the
@@ -21,30 +23,45 @@ const (
 	RoleCallback Role = 3
 )
 
-// fragment is the largest single write to a stream that shares its connection,
-// in bytes: a small call waits behind at most one of each other stream.
-const fragment = 64 << 10
+// The largest single write to a stream that shares its connection, in bytes: a
+// small call waits behind at most one of each other stream. On streams without
+// bulk it fits one TLS record: the multiplexer keeps a buffer of the largest
+// write that it has seen.
+const (
+	bulkFragment  = 64 << 10
+	smallFragment = maxRecord - muxHeader
+)
+
+// bufferSize is that of a link's buffers, in bytes. They are borrowed: a link on
+// which nothing moves has none.
+const bufferSize = 64 << 10
+
+var (
+	readerPool = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, bufferSize) }}
+	writerPool = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, bufferSize) }}
+)
 
 // link is a stream with frames on it. Any goroutine may send; whoever finds the
-// link idle writes its own frame, others leave theirs in a queue that one
-// goroutine empties, so that many small frames share one write and one flush.
+// link idle writes its own frame, others leave theirs in a queue that is emptied
+// by it or by a goroutine, so that many small frames share one write and one
+// flush.
 type link struct {
 	peer *Peer
 	conn *conn
 	role Role
 	rw   io.ReadWriteCloser
-	r    *bufio.Reader
-	w    *bufio.Writer
+	dst  io.Writer     // where w writes to
+	r    *bufio.Reader // the reader's, while it has read more than a header
+	w    *bufio.Writer // who is busy writes to it; nil while nothing is buffered
 
 	pinged atomic.Int64 // when the outstanding ping was sent, in Unix nanoseconds; 0: none
 
 	mu    sync.Mutex
-	idle  sync.Cond     // signalled when busy ends
-	queue []frame       // waiting to be written
-	spare []frame       // an empty slice to swap with queue
-	busy  bool          // somebody writes, or the writer has been woken
-	err   error         // the link is dead
-	wake  chan struct{} // tells the writer to empty the queue
+	idle  sync.Cond // signalled when busy ends
+	queue []frame   // waiting to be written
+	spare []frame   // an empty slice to swap with queue
+	busy  bool      // somebody writes, or a goroutine that will has been started
+	err   error     // the link is dead
 }
 
 // frame is a message on its way out: head, and data behind it if not nil.
@@ -55,25 +72,32 @@ type frame struct {
 	owner interface{ written() }
 }
 
-func newLink(c *conn, role Role, rw io.ReadWriteCloser, shared bool) *link {
-	l := &link{peer: c.peer, conn: c, role: role, rw: rw, wake: make(chan struct{}, 1)}
+// newLink returns a link over rw whose frames are written to dst.
+func newLink(c *conn, role Role, rw io.ReadWriteCloser, dst io.Writer) *link {
+	l := &link{peer: c.peer, conn: c, role: role, rw: rw, dst: dst}
 	l.idle.L = &l.mu
-	l.r = bufio.NewReaderSize(rw, fragment)
-	var w io.Writer = rw
-	if shared {
-		w = fragmenter{rw}
-	}
-	l.w = bufio.NewWriterSize(w, fragment)
 	return l
 }
 
-// fragmenter cuts large writes, which bufio passes through, into fragments.
-type fragmenter struct{ w io.Writer }
+// newStreamLink returns a link over a stream of a shared connection.
+func newStreamLink(c *conn, role Role, s *yamux.Stream) *link {
+	size := smallFragment
+	if role == RoleBulk {
+		size = bulkFragment
+	}
+	return newLink(c, role, s, fragmenter{s, size})
+}
+
+// fragmenter cuts large writes into fragments.
+type fragmenter struct {
+	w    io.Writer
+	size int
+}
 
 func (f fragmenter) Write(p []byte) (int, error) {
 	n := 0
 	for len(p) > 0 {
-		m, err := f.w.Write(p[:min(len(p), fragment)])
+		m, err := f.w.Write(p[:min(len(p), f.size)])
 		n += m
 		if err != nil {
 			return n, err
@@ -133,8 +157,8 @@ func (l *link) kick() {
 	l.next(l.writeQueue())
 }
 
-// next passes the right to write on to the writer if there is more, else ends
-// it.
+// next passes the right to write on to a goroutine if there is more, else ends
+// it. Whoever closes the connection waits for that in settle.
 func (l *link) next(err error) {
 	if err != nil {
 		l.fail(err)
@@ -142,24 +166,15 @@ func (l *link) next(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err == nil && len(l.queue) > 0 {
-		l.wake <- struct{}{} // has room: only the holder of busy sends
+		go l.empty()
 		return
 	}
 	l.busy = false
 	l.idle.Broadcast()
 }
 
-// writer empties the queue whenever it is woken, until the connection ends.
-func (l *link) writer() {
-	for {
-		select {
-		case <-l.wake:
-			l.next(l.writeQueue())
-		case <-l.conn.closed:
-			return // a wake that is left is taken back by fail
-		}
-	}
-}
+// empty writes what is queued. It has the right to write.
+func (l *link) empty() { l.next(l.writeQueue()) }
 
 // writeQueue writes what is queued, more of what arrives meanwhile, and flushes
 // once nothing is left.
@@ -175,7 +190,7 @@ func (l *link) writeQueue() error {
 		l.mu.Unlock()
 		if len(batch) == 0 {
 			l.giveBack(batch)
-			return l.w.Flush()
+			return l.flush()
 		}
 		var err error
 		for i := range batch {
@@ -203,12 +218,41 @@ func (l *link) giveBack(batch []frame) {
 
 // write puts f into the buffer; data larger than the buffer goes straight out.
 func (l *link) write(f frame) error {
+	if l.w == nil {
+		l.w = writerPool.Get().(*bufio.Writer)
+		l.w.Reset(l.dst)
+	}
 	_, err := l.w.Write(f.head)
 	if err == nil && len(f.data) > 0 {
 		_, err = l.w.Write(f.data)
 	}
 	f.end()
 	return err
+}
+
+// flush sends what is buffered and gives the buffer back. After an error the
+// link is dead, and the buffer is left to the collector.
+func (l *link) flush() error {
+	if l.w == nil {
+		return nil
+	}
+	if err := l.w.Flush(); err != nil {
+		return err
+	}
+	l.w.Reset(nil)
+	writerPool.Put(l.w)
+	l.w = nil
+	return nil
+}
+
+// idleReader gives the read buffer back, which is empty.
+func (l *link) idleReader() {
+	if l.r == nil {
+		return
+	}
+	l.r.Reset(nil)
+	readerPool.Put(l.r)
+	l.r = nil
 }
 
 func (f frame) end() {
@@ -225,12 +269,6 @@ func (l *link) fail(err error) {
 	}
 	queue := l.queue
 	l.queue = nil
-	select {
-	case <-l.wake:
-		l.busy = false
-		l.idle.Broadcast()
-	default:
-	}
 	l.mu.Unlock()
 	for _, f := range queue {
 		f.end()

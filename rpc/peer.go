@@ -6,9 +6,9 @@
 // wait for the next one. Calls that change something occupy a slot and are
 // executed exactly once however often they are sent.
 //
-// Locks, in order: Peer.mu, link.mu; calleeSlots.mu and exports.mu are taken
-// alone. No lock is held while a frame is written, a handler runs or a callback
-// of Config is called.
+// Locks, in order: Peer.mu, then link.mu or slotPool.mu; calleeSlots.mu and
+// exports.mu are taken alone. No lock is held while a frame is written, a handler
+// runs or a callback of Config is called.
 package rpc
 
 import (
@@ -93,8 +93,9 @@ type Peer struct {
 	in       calleeSlots
 	exports  exports
 	handlers chan struct{}  // tokens of running queries
-	work     chan *incoming // to an idle worker
+	work     chan *incoming // to an idle worker; nil sends it away
 	idle     atomic.Int32   // workers that wait
+	worked   atomic.Bool    // a worker was needed since the last ping
 	running  tally          // handlers
 	draining atomic.Bool
 
@@ -128,7 +129,7 @@ func NewPeer(cfg Config) *Peer {
 		calls:    make(map[uint32]*call),
 		inFlight: make(map[inFlightKey]context.CancelCauseFunc),
 	}
-	p.in.slots = make([]calleeSlot, cfg.ServeSlots)
+	p.in.max = cfg.ServeSlots
 	p.exports.max = cfg.MaxExports
 	p.filled.L = &p.mu
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())

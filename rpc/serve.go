@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -12,14 +13,20 @@ import (
 	"time"
 )
 
-// read takes frames from the link until it fails. It returns why.
+// read takes frames from the link until it fails. It returns why. It waits for
+// a header without a buffer, and borrows one for what follows.
 func (l *link) read() error {
 	var raw [headerSize]byte
 	for {
-		if l.r.Buffered() == 0 {
+		if l.r == nil || l.r.Buffered() == 0 {
+			l.idleReader()
 			l.kick()
-		}
-		if _, err := io.ReadFull(l.r, raw[:]); err != nil {
+			if _, err := io.ReadFull(l.rw, raw[:]); err != nil {
+				return err
+			}
+			l.r = readerPool.Get().(*bufio.Reader)
+			l.r.Reset(l.rw)
+		} else if _, err := io.ReadFull(l.r, raw[:]); err != nil {
 			return err
 		}
 		h, err := parseHeader(raw[:])
@@ -200,6 +207,9 @@ func (p *Peer) dispatch(in *incoming) error {
 		}
 	}
 	in.ctx, in.cancel = p.handlerContext(in) // before a cancel frame can follow
+	if !p.worked.Load() {
+		p.worked.Store(true)
+	}
 	select {
 	case p.work <- in:
 	default:
@@ -209,8 +219,20 @@ func (p *Peer) dispatch(in *incoming) error {
 }
 
 // maxIdleWorkers bounds the goroutines that wait for the next call. They are
-// kept because their stacks have grown to what handlers need.
+// kept because their stacks have grown to what handlers need, until no call has
+// come for a while.
 const maxIdleWorkers = 8
+
+// dismiss lets the idle workers go.
+func (p *Peer) dismiss() {
+	for {
+		select {
+		case p.work <- nil:
+		default:
+			return
+		}
+	}
+}
 
 // worker handles in and the calls that come while it would be idle.
 func (p *Peer) worker(in *incoming) {
@@ -227,6 +249,9 @@ func (p *Peer) worker(in *incoming) {
 		select {
 		case in = <-p.work:
 			p.idle.Add(-1)
+			if in == nil {
+				return
+			}
 		case <-p.ctx.Done():
 			return
 		}

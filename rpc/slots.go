@@ -15,61 +15,135 @@ import (
 
 // callerSlots hands out the slots of the calling side.
 type callerSlots struct {
-	free     chan uint32 // slots for any call
-	reserved chan uint32 // slots for calls that a callback causes
-	seq      []uint32    // last sequence number used; owned by the slot's holder
+	free     slotPool // slots for any call
+	reserved slotPool // slots for calls that a callback causes
 }
 
 func newCallerSlots(n, reserved uint32) *callerSlots {
-	s := &callerSlots{free: make(chan uint32, n), reserved: make(chan uint32, n), seq: make([]uint32, n)}
-	for i := range n {
-		if i < n-reserved {
-			s.free <- i
-		} else {
-			s.reserved <- i
-		}
+	return &callerSlots{free: slotPool{end: n - reserved}, reserved: slotPool{first: n - reserved, end: n}}
+}
+
+func (s *callerSlots) pool(reserved bool) *slotPool {
+	if reserved {
+		return &s.reserved
 	}
-	return s
+	return &s.free
 }
 
 // acquire waits for a slot. The returned sequence number counts only once the
 // call has been handed to a connection (see commit).
 func (s *callerSlots) acquire(ctx context.Context, ended <-chan struct{}, reserved bool) (Dep, error) {
-	from := s.free
-	if reserved {
-		from = s.reserved
+	return s.pool(reserved).acquire(ctx, ended)
+}
+
+// commit uses up the sequence number: the callee may have seen it. The caller
+// holds the slot.
+func (s *callerSlots) commit(d Dep) {
+	p := s.pool(d.Slot >= s.reserved.first)
+	p.mu.Lock()
+	p.seq[d.Slot-p.first] = d.Seq
+	p.mu.Unlock()
+}
+
+func (s *callerSlots) release(d Dep, reserved bool) { s.pool(reserved).release(d.Slot) }
+
+// slotPool is a range of slots. No more of them are touched than calls need,
+// because each costs memory on both sides; but no slot is used again before
+// rotation others, because the callee remembers only a slot's last calls.
+type slotPool struct {
+	first, end uint32 // the range
+
+	mu      sync.Mutex
+	seq     []uint32 // last sequence number used, of the slots that were ever handed out
+	idle    []uint32 // given back; the first is handed out next
+	waiting []chan uint32
+}
+
+// rotation is how many slots are idle before one is used again, unless there
+// are no others.
+const rotation = 16
+
+func (p *slotPool) acquire(ctx context.Context, ended <-chan struct{}) (Dep, error) {
+	p.mu.Lock()
+	fresh := p.first + uint32(len(p.seq))
+	switch {
+	case len(p.idle) >= rotation, fresh == p.end && len(p.idle) > 0:
+		d := p.next(p.idle[0])
+		p.idle = slices.Delete(p.idle, 0, 1)
+		p.mu.Unlock()
+		return d, nil
+	case fresh < p.end:
+		p.seq = append(p.seq, 0)
+		p.mu.Unlock()
+		return Dep{fresh, 1}, nil
 	}
+	turn := make(chan uint32, 1)
+	p.waiting = append(p.waiting, turn)
+	p.mu.Unlock()
+	var err error
 	select {
-	case slot := <-from:
-		return Dep{slot, s.seq[slot] + 1}, nil
-	default:
-	}
-	select {
-	case slot := <-from:
-		return Dep{slot, s.seq[slot] + 1}, nil
+	case slot := <-turn:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.next(slot), nil
 	case <-ctx.Done():
-		return Dep{}, context.Cause(ctx)
+		err = context.Cause(ctx)
 	case <-ended:
-		return Dep{}, ErrGone
+		err = ErrGone
+	}
+	p.withdraw(turn)
+	return Dep{}, err
+}
+
+// next is what the next call in slot is called. p.mu is held.
+func (p *slotPool) next(slot uint32) Dep { return Dep{slot, p.seq[slot-p.first] + 1} }
+
+// withdraw ends a waiting. A slot that came all the same goes to the next.
+func (p *slotPool) withdraw(turn chan uint32) {
+	p.mu.Lock()
+	i := slices.Index(p.waiting, turn)
+	if i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+	}
+	p.mu.Unlock()
+	if i < 0 {
+		p.release(<-turn)
 	}
 }
 
-// commit uses up the sequence number: the callee may have seen it.
-func (s *callerSlots) commit(d Dep) { s.seq[d.Slot] = d.Seq }
-
-func (s *callerSlots) release(d Dep, reserved bool) {
-	if reserved {
-		s.reserved <- d.Slot
-	} else {
-		s.free <- d.Slot
+// release gives a slot to who waits longest, or keeps it.
+func (p *slotPool) release(slot uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiting) > 0 {
+		p.waiting[0] <- slot // has room
+		p.waiting = slices.Delete(p.waiting, 0, 1)
+		return
 	}
+	p.idle = append(p.idle, slot)
 }
 
 // calleeSlots are the slots of the called side.
 type calleeSlots struct {
+	max   uint32
 	mu    sync.Mutex
-	slots []calleeSlot
+	slots []calleeSlot // up to the highest that was named
 }
+
+// slot returns a slot, nil if there is none of that number. It stands until the
+// next call. s.mu is held.
+func (s *calleeSlots) slot(number uint32) *calleeSlot {
+	if number >= s.max {
+		return nil
+	}
+	if missing := int(number) + 1 - len(s.slots); missing > 0 {
+		s.slots = append(s.slots, make([]calleeSlot, missing)...)
+	}
+	return &s.slots[number]
+}
+
+// keepReply is the capacity for replies that a slot keeps, in bytes.
+const keepReply = 256
 
 type calleeSlot struct {
 	seq     uint32 // last sequence number that arrived
@@ -91,10 +165,10 @@ type calleeSlot struct {
 func (s *calleeSlots) begin(d Dep, l *link, tag uint32) (execute bool, kind uint8, replay []byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if int(d.Slot) >= len(s.slots) {
-		return false, 0, nil, fmt.Errorf("%w: slot %d of %d", ErrSlot, d.Slot, len(s.slots))
+	slot := s.slot(d.Slot)
+	if slot == nil {
+		return false, 0, nil, fmt.Errorf("%w: slot %d of %d", ErrSlot, d.Slot, s.max)
 	}
-	slot := &s.slots[d.Slot]
 	switch {
 	case d.Seq == slot.seq+1 && !slot.running:
 		slot.seq, slot.running = d.Seq, true
@@ -121,6 +195,9 @@ func (s *calleeSlots) end(d Dep, kind uint8, meta []byte) (*link, uint32) {
 	slot := &s.slots[d.Slot]
 	slot.running, slot.cancel = false, nil
 	slot.kind = kind
+	if cap(slot.reply) > max(keepReply, 2*len(meta)) {
+		slot.reply = nil
+	}
 	slot.reply = append(slot.reply[:0], meta...)
 	if kind == kindReply {
 		slot.history |= 1
@@ -179,10 +256,10 @@ func (s *calleeSlots) await(ctx context.Context, deps []Dep) error {
 func (s *calleeSlots) check(d Dep) (<-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if int(d.Slot) >= len(s.slots) || d.Seq == 0 {
+	slot := s.slot(d.Slot)
+	if slot == nil || d.Seq == 0 {
 		return nil, fmt.Errorf("%w: depends on slot %d sequence %d", ErrBadRequest, d.Slot, d.Seq)
 	}
-	slot := &s.slots[d.Slot]
 	if d.Seq > slot.seq {
 		return ensure(&slot.arrived), nil
 	}

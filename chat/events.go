@@ -23,7 +23,8 @@ type Message struct {
 	Time     time.Time        // server's clock; zero while pending
 	Sent     time.Time        // clock of who said it, advisory; zero: not said
 	Sealed   bool             // it was sealed to the members' devices
-	Unread   bool             // sealed, and this device could not open it: Text is empty
+	Closed   bool             // sealed, and this device has no key for it: Text is empty
+	Refused  bool             // of a sealed room and not genuine: not to be shown as said or done
 	Device   chatproto.DeviceID
 	Warnings []string // about a sealed entry, to be shown with it
 	Pending  bool     // in the outbox: not acknowledged yet

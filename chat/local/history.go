@@ -3,6 +3,7 @@ package local
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -22,28 +23,44 @@ type Entry struct {
 	Sent     int64
 	Device   chatproto.DeviceID
 	Text     string
-	Closed   bool // it was sealed and could not be opened
+	Closed   uint8 // Opened, NoKey or Refused
 	Warnings []string
 }
 
-// Keep keeps an entry. One that is kept already stays as it is, unless it could
-// not be opened then and can be now.
-func (s *State) Keep(e *Entry) error {
+// Values of Entry.Closed.
+const (
+	Opened  uint8 = 0
+	NoKey   uint8 = 1 // this device has no key for it; later it may have
+	Refused uint8 = 2 // not genuine
+)
+
+// Keep keeps entries, all or none. One that is kept already stays as it is,
+// unless it could not be opened then and can be now.
+func (s *State) Keep(entries ...Entry) error {
+	return s.change(s.db, func(tx *sql.Tx) error {
+		for i := range entries {
+			if err := keep(tx, &entries[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func keep(tx *sql.Tx, e *Entry) error {
 	warnings, err := json.Marshal(e.Warnings)
 	if err != nil {
 		return err
 	}
-	return s.change(s.db, func(tx *sql.Tx) error {
-		if !e.Closed {
-			if _, err := tx.Exec("DELETE FROM entries WHERE room = ? AND seq = ? AND closed", int64(e.Room), int64(e.Seq)); err != nil {
-				return err
-			}
+	if e.Closed == Opened {
+		if _, err := tx.Exec("DELETE FROM entries WHERE room = ? AND seq = ? AND closed = 1", int64(e.Room), int64(e.Seq)); err != nil {
+			return err
 		}
-		_, err := tx.Exec(`INSERT OR IGNORE INTO entries (room, seq, id, kind, sender, target, time, sent, device, text, closed, warnings)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			int64(e.Room), int64(e.Seq), e.ID[:], e.Kind, e.From, e.Target, e.Time, e.Sent, e.Device[:], e.Text, e.Closed, string(warnings))
-		return err
-	})
+	}
+	_, err = tx.Exec(`INSERT OR IGNORE INTO entries (room, seq, id, kind, sender, target, time, sent, device, text, closed, warnings)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		int64(e.Room), int64(e.Seq), e.ID[:], e.Kind, e.From, e.Target, e.Time, e.Sent, e.Device[:], e.Text, e.Closed, string(warnings))
+	return err
 }
 
 const entryColumns = "e.n, e.room, e.seq, e.id, e.kind, e.sender, e.target, e.time, e.sent, e.device, e.text, e.closed, e.warnings"
@@ -69,6 +86,25 @@ func (s *State) History(room chatproto.RoomID, before uint64, n int) ([]Entry, e
 	return found, err
 }
 
+// After returns the first n entries of a room after a sequence number that are
+// kept, in order.
+func (s *State) After(room chatproto.RoomID, after uint64, n int) ([]Entry, error) {
+	found, _, err := s.entries("SELECT "+entryColumns+" FROM entries e WHERE room = ? AND seq > ? ORDER BY seq LIMIT ?",
+		int64(room), int64(min(after, 1<<62)), n)
+	return found, err
+}
+
+// Topic returns the newest topic of a room, "" if none is kept.
+func (s *State) Topic(room chatproto.RoomID) (string, error) {
+	var topic string
+	err := s.db.QueryRow("SELECT text FROM entries WHERE room = ? AND kind = ? AND closed = 0 ORDER BY seq DESC LIMIT 1",
+		int64(room), chatproto.KindTopic).Scan(&topic)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return topic, err
+}
+
 // Last returns the highest sequence number of a room that is kept, 0 if none.
 func (s *State) Last(room chatproto.RoomID) (uint64, error) {
 	var last sql.NullInt64
@@ -82,7 +118,7 @@ type Position struct{ Time, N int64 }
 // Search returns up to limit texts that match q in any of the rooms, newest
 // first, and for each where to go on after it. q.In is not looked at.
 func (s *State) Search(q query.Query, rooms []chatproto.RoomID, from Position, limit int) ([]Entry, []Position, error) {
-	where := []string{"e.kind IN (?, ?)", "NOT e.closed"}
+	where := []string{"e.kind IN (?, ?)", "e.closed = 0"}
 	args := []any{chatproto.KindText, chatproto.KindAction}
 	and := func(condition string, values ...any) {
 		where = append(where, condition)

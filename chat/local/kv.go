@@ -39,19 +39,31 @@ func (s *State) List(prefix string) (map[string][]byte, error) {
 	return found, rows.Err()
 }
 
-// Update changes several values at once; a nil value deletes the key. While f
-// runs, no other program changes the state, so what Get returns in it stays
-// true; it does not see what f has put. It is on the disk when Update returns.
-// f must not call the State's other changing methods.
-func (s *State) Update(f func(put func(key string, value []byte)) error) error {
+// Tx is an update of several values.
+type Tx struct {
+	s       *State
+	changes map[string][]byte
+}
+
+// Get returns the value of a key as it was before the update.
+func (t *Tx) Get(key string) ([]byte, error) { return t.s.Get(key) }
+
+// Put changes the value of a key; nil deletes the key.
+func (t *Tx) Put(key string, value []byte) { t.changes[key] = slices.Clone(value) }
+
+// Update changes several values at once: what f puts is on the disk when Update
+// returns, all of it, or nothing if there is an error. While f runs, no other
+// program changes the state, so what was read in it stays true. f must not call
+// the State's other changing methods.
+func (s *State) Update(f func(tx *Tx) error) error {
 	return s.change(s.db, func(tx *sql.Tx) error {
-		changes := make(map[string][]byte)
-		if err := f(func(key string, value []byte) { changes[key] = slices.Clone(value) }); err != nil {
+		t := &Tx{s, make(map[string][]byte)}
+		if err := f(t); err != nil {
 			return err
 		}
-		for _, key := range slices.Sorted(maps.Keys(changes)) {
+		for _, key := range slices.Sorted(maps.Keys(t.changes)) {
 			var err error
-			if value := changes[key]; value == nil {
+			if value := t.changes[key]; value == nil {
 				_, err = tx.Exec("DELETE FROM kv WHERE key = ?", key)
 			} else {
 				_, err = tx.Exec("INSERT INTO kv (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2", key, value)

@@ -252,7 +252,7 @@ var migrations = []string{
 		sent INTEGER NOT NULL,
 		device BLOB NOT NULL,
 		text TEXT NOT NULL,
-		closed INTEGER NOT NULL, -- 1: could not be opened
+		closed INTEGER NOT NULL, -- 1: no key, 2: refused
 		warnings TEXT NOT NULL,  -- JSON
 		UNIQUE (room, seq)
 	);

@@ -76,14 +76,14 @@ func TestFilesAreTheOwnersAlone(t *testing.T) {
 func TestKV(t *testing.T) {
 	dir := t.TempDir()
 	a, b := open(t, dir), open(t, dir)
-	must(t, a.Update(func(put func(string, []byte)) error {
-		put("room/1", []byte("one"))
-		put("room/2", []byte{})
-		put("room%", []byte("percent"))
+	must(t, a.Update(func(tx *Tx) error {
+		tx.Put("room/1", []byte("one"))
+		tx.Put("room/2", []byte{})
+		tx.Put("room%", []byte("percent"))
 		return nil
 	}))
 	boom := errors.New("boom")
-	if err := a.Update(func(put func(string, []byte)) error { put("room/1", nil); return boom }); !errors.Is(err, boom) {
+	if err := a.Update(func(tx *Tx) error { tx.Put("room/1", nil); return boom }); !errors.Is(err, boom) {
 		t.Error(err)
 	}
 	if v, err := b.Get("room/1"); string(v) != "one" || err != nil {
@@ -98,7 +98,7 @@ func TestKV(t *testing.T) {
 	if all, err := b.List("room/"); len(all) != 2 || err != nil {
 		t.Errorf("%q, %v", all, err)
 	}
-	must(t, b.Update(func(put func(string, []byte)) error { put("room/1", nil); return nil }))
+	must(t, b.Update(func(tx *Tx) error { tx.Put("room/1", nil); return nil }))
 	if v, err := a.Get("room/1"); v != nil || err != nil {
 		t.Errorf("%q, %v", v, err)
 	}
@@ -113,9 +113,9 @@ func TestKVUpdatesExclude(t *testing.T) {
 	for _, s := range []*State{open(t, dir), open(t, dir)} {
 		wait.Go(func() {
 			for range each {
-				if err := s.Update(func(put func(string, []byte)) error {
-					v, err := s.Get("n")
-					put("n", append(v, 'x'))
+				if err := s.Update(func(tx *Tx) error {
+					v, err := tx.Get("n")
+					tx.Put("n", append(v, 'x'))
 					return err
 				}); err != nil {
 					t.Error(err)
@@ -226,13 +226,17 @@ func TestLockRoom(t *testing.T) {
 func TestHistory(t *testing.T) {
 	s := open(t, t.TempDir())
 	for i := uint64(1); i <= 10; i++ {
-		must(t, s.Keep(&Entry{Room: 3, Seq: i, ID: id(byte(i)), Kind: chatproto.KindText, From: "bob", Time: int64(i), Text: fmt.Sprint("number ", i), Closed: i == 5}))
+		must(t, s.Keep(Entry{Room: 3, Seq: i, ID: id(byte(i)), Kind: chatproto.KindText, From: "bob", Time: int64(i), Text: fmt.Sprint("number ", i), Closed: map[uint64]uint8{5: NoKey, 6: Refused}[i]}))
 	}
-	must(t, s.Keep(&Entry{Room: 3, Seq: 4, Text: "changed"}))
-	must(t, s.Keep(&Entry{Room: 3, Seq: 5, Kind: chatproto.KindText, Text: "opened", Warnings: []string{"late"}, Device: chatproto.DeviceID{7}}))
+	must(t, s.Keep(Entry{Room: 3, Seq: 4, Text: "changed"}))
+	must(t, s.Keep(Entry{Room: 3, Seq: 5, Kind: chatproto.KindText, Text: "opened", Warnings: []string{"late"}, Device: chatproto.DeviceID{7}}))
+	must(t, s.Keep(Entry{Room: 3, Seq: 6, Kind: chatproto.KindText, Text: "a refused one"}))
+	if e, err := s.Entry(3, 6); err != nil || e.Closed != Refused || e.Text != "number 6" {
+		t.Errorf("%+v, %v", e, err)
+	}
 	got, err := s.History(3, 6, 3)
 	must(t, err)
-	if len(got) != 3 || got[0].Seq != 3 || got[1].Text != "number 4" || got[2].Text != "opened" || got[2].Warnings[0] != "late" || got[2].Device[0] != 7 || got[2].Closed {
+	if len(got) != 3 || got[0].Seq != 3 || got[1].Text != "number 4" || got[2].Text != "opened" || got[2].Warnings[0] != "late" || got[2].Device[0] != 7 || got[2].Closed != Opened {
 		t.Errorf("%+v", got)
 	}
 	if last, err := s.Last(3); last != 10 || err != nil {
@@ -241,10 +245,20 @@ func TestHistory(t *testing.T) {
 	if last, err := s.Last(4); last != 0 || err != nil {
 		t.Error(last, err)
 	}
+	if got, err := s.After(3, 8, 5); err != nil || len(got) != 2 || got[0].Seq != 9 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	must(t, s.Keep(Entry{Room: 3, Seq: 11, Kind: chatproto.KindTopic, Text: "old"}, Entry{Room: 3, Seq: 12, Kind: chatproto.KindTopic, Text: "new"}))
+	if topic, err := s.Topic(3); topic != "new" || err != nil {
+		t.Error(topic, err)
+	}
+	if topic, err := s.Topic(4); topic != "" || err != nil {
+		t.Error(topic, err)
+	}
 	if e, err := s.Entry(3, 10); err != nil || e.Text != "number 10" {
 		t.Error(e, err)
 	}
-	if e, err := s.Entry(3, 11); err != nil || e != nil {
+	if e, err := s.Entry(3, 13); err != nil || e != nil {
 		t.Error(e, err)
 	}
 }
@@ -253,13 +267,13 @@ func TestSearch(t *testing.T) {
 	s := open(t, t.TempDir())
 	say := func(room chatproto.RoomID, seq uint64, from, text string, at int64) {
 		t.Helper()
-		must(t, s.Keep(&Entry{Room: room, Seq: seq, Kind: chatproto.KindText, From: from, Text: text, Time: at * 1e6}))
+		must(t, s.Keep(Entry{Room: room, Seq: seq, Kind: chatproto.KindText, From: from, Text: text, Time: at * 1e6}))
 	}
 	say(1, 1, "alice", "the quick brown fox", 100)
 	say(1, 2, "bob", "fox brown quick", 101)
 	say(2, 1, "bob", "Füchse sind quick", 102)
 	say(3, 1, "bob", "quick elsewhere", 103)
-	must(t, s.Keep(&Entry{Room: 1, Seq: 3, Kind: chatproto.KindTopic, Text: "quick topic"}))
+	must(t, s.Keep(Entry{Room: 1, Seq: 3, Kind: chatproto.KindTopic, Text: "quick topic"}))
 	rooms := []chatproto.RoomID{1, 2}
 	for _, c := range []struct {
 		q    query.Query

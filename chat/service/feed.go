@@ -1,0 +1,253 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/rpycfs/rpycfs/chat/chatproto"
+	"github.com/rpycfs/rpycfs/rpc"
+)
+
+// What may wait for one listener: events, and bytes of their bodies.
+const (
+	maxQueue     = 1024
+	maxQueueSize = 256 << 10
+)
+
+// roomStateSize stands for the body of an event that is made when it is sent.
+const roomStateSize = 1 << 10
+
+// event is shared by all feeds that it is queued in, and does not change.
+type event struct {
+	kind uint8
+	body []byte
+	room chatproto.RoomID // if there is no body: the room whose state is to be sent
+}
+
+// newEvent encodes an event. The messages of this package fit.
+func newEvent(kind uint8, m rpc.Message) *event {
+	body, err := rpc.Encode(nil, m)
+	if err != nil || len(body) > chatproto.MaxEvent {
+		panic("chat service: event does not encode")
+	}
+	return &event{kind: kind, body: body}
+}
+
+func (e *event) size() int {
+	if e.body == nil {
+		return roomStateSize
+	}
+	return len(e.body)
+}
+
+// queue is what waits for a listener:
+//
+//	        push             overflow            chat_snapshot
+//	(idle) ─────▶ delivering ─────────▶ standing ─────────────▶ (idle)
+//	   ▲  nothing left │
+//	   └───────────────┘
+type queue struct {
+	mu       sync.Mutex
+	next     uint64 // number of the next event
+	events   []*event
+	size     int                           // of events, in bytes
+	rooms    map[chatproto.RoomID]struct{} // rooms whose state is among events
+	standing bool                          // events are dropped
+	cut      uint64                        // the first event that was dropped, until the listener is told; 0: none
+	running  bool                          // a pump exists
+	ended    bool
+	idle     chan struct{} // closed when the pump has ended; made by who waits
+}
+
+// push queues an event for the listener. It never waits.
+func (a *attachment) push(e *event) {
+	q := &a.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.ended || q.standing {
+		return
+	}
+	if e.body == nil {
+		if _, waits := q.rooms[e.room]; waits {
+			return
+		}
+		if q.rooms == nil {
+			q.rooms = make(map[chatproto.RoomID]struct{})
+		}
+		q.rooms[e.room] = struct{}{}
+	}
+	q.events = append(q.events, e)
+	q.size += e.size()
+	q.next++
+	if len(q.events) > maxQueue || q.size > maxQueueSize {
+		q.drop(q.next - uint64(len(q.events)))
+	}
+	a.wake()
+}
+
+// drop cuts the feed off from event first on; q.mu is held.
+func (q *queue) drop(first uint64) {
+	q.cut = first
+	q.events, q.size, q.rooms = nil, 0, nil
+	q.standing = true
+}
+
+// wake starts a pump unless there is one; q.mu is held.
+func (a *attachment) wake() {
+	if !a.queue.running {
+		a.queue.running = true
+		a.session.svc.pumps.Go(a.pump)
+	}
+}
+
+// cutOff drops what waits for a listener that is not there, and what would be
+// next: the feed stands still, so that nothing more is kept for it.
+func (a *attachment) cutOff() {
+	q := &a.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.ended && !q.standing {
+		first := q.next - uint64(len(q.events))
+		q.next++
+		q.drop(first)
+		a.wake()
+	}
+}
+
+// resume sets the feed going again, and returns the number of its next event.
+func (a *attachment) resume() uint64 {
+	q := &a.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.standing, q.cut = false, 0
+	return q.next
+}
+
+// close drops everything for good. It reports whether a delivery is still under
+// way, whose pump then gives the attachment's place back.
+func (q *queue) close() (delivering bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ended = true
+	q.events, q.size, q.rooms, q.cut = nil, 0, nil, 0
+	return q.running
+}
+
+// drained returns a channel that is closed once nothing is to be delivered.
+func (a *attachment) drained() <-chan struct{} {
+	q := &a.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.running {
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	if q.idle == nil {
+		q.idle = make(chan struct{})
+	}
+	return q.idle
+}
+
+// delivery is what is said to the listener next: events, or a cut.
+type delivery struct {
+	first  uint64
+	events []*event
+	cut    uint64
+	ended  bool // nothing is said any more
+}
+
+// take returns what is to be delivered next. If there is nothing, the pump that
+// asks counts as ended.
+func (a *attachment) take() (d delivery, ok bool) {
+	q := &a.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case !q.ended && q.cut != 0:
+		d.cut, q.cut = q.cut, 0
+		return d, true
+	case !q.ended && len(q.events) > 0:
+		d.first = q.next - uint64(len(q.events))
+		d.events = q.batch()
+		return d, true
+	}
+	q.running, d.ended = false, q.ended
+	if q.idle != nil {
+		close(q.idle)
+		q.idle = nil
+	}
+	return d, false
+}
+
+// batch removes as many events as one delivery may hold; q.mu is held.
+func (q *queue) batch() []*event {
+	n, size := 0, 0
+	for n < len(q.events) && n < chatproto.MaxEvents {
+		e := q.events[n]
+		if size += e.size(); size > chatproto.MaxBatch && n > 0 {
+			break
+		}
+		q.size -= e.size()
+		if e.body == nil {
+			delete(q.rooms, e.room)
+		}
+		n++
+	}
+	batch := q.events[:n:n]
+	if q.events = q.events[n:]; len(q.events) == 0 {
+		q.events = nil
+	}
+	return batch
+}
+
+// pump delivers until nothing is left. A listener that fails ends the
+// attachment; one that does not answer keeps the pump, and only that.
+func (a *attachment) pump() {
+	for {
+		d, ok := a.take()
+		if d.ended {
+			a.session.free()
+		}
+		if !ok {
+			return
+		}
+		if err := a.deliver(d); err != nil {
+			a.end(err)
+		}
+	}
+}
+
+// deliver calls the listener.
+func (a *attachment) deliver(d delivery) error {
+	x := rpc.Extra{Object: a.listener}
+	if d.cut != 0 {
+		_, err := rpc.CallWith(a.ctx, a.peer, chatproto.Cut, &chatproto.CutReq{First: d.cut}, &chatproto.Empty{}, x)
+		return err
+	}
+	req := chatproto.DeliverReq{First: d.first, Events: make([]chatproto.Event, len(d.events))}
+	for i, e := range d.events {
+		if e.body == nil {
+			var err error
+			if e, err = a.roomEvent(e.room); err != nil {
+				return err
+			}
+		}
+		req.Events[i] = chatproto.Event{Kind: e.kind, Body: e.body}
+	}
+	_, err := rpc.CallWith(a.ctx, a.peer, chatproto.Deliver, &req, &chatproto.Empty{}, x)
+	return err
+}
+
+// roomEvent tells how a room stands now.
+func (a *attachment) roomEvent(room chatproto.RoomID) (*event, error) {
+	state, err := a.session.svc.store.Load().Room(context.WithoutCancel(a.ctx), a.session.user.name, room)
+	switch {
+	case errors.Is(err, chatproto.ErrNoRoom):
+		return newEvent(chatproto.EventGone, &chatproto.RoomGone{Room: room}), nil
+	case err != nil:
+		return nil, err
+	}
+	return newEvent(chatproto.EventRoom, &state), nil
+}

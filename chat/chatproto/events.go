@@ -1,6 +1,10 @@
 package chatproto
 
-import "github.com/rpycfs/rpycfs/rpc"
+import (
+	"time"
+
+	"github.com/rpycfs/rpycfs/rpc"
+)
 
 // Empty says nothing.
 type Empty struct{}
@@ -34,7 +38,7 @@ const (
 	EventPresence uint8 = 2 // Presence: of any user
 	EventRoom     uint8 = 3 // RoomState: a room that the user came into, or that changed
 	EventGone     uint8 = 4 // RoomGone: a room that the user is no longer in
-	EventMark     uint8 = 5 // Mark: another session of the user has read
+	EventMark     uint8 = 5 // Mark: the user has read, in whichever session
 	EventTyping   uint8 = 6 // TypingEvent
 	EventDevices  uint8 = 7 // DevicesEvent: a user's list of devices has changed
 	EventMail     uint8 = 8 // Mail: between devices of the user
@@ -140,7 +144,8 @@ func (m *RoomGone) Fields(c *rpc.Codec) { c.U64((*uint64)(&m.Room)) }
 type Mark struct {
 	Room   RoomID
 	Read   uint64 // sequence number up to which all is read
-	Unread uint32 // messages of others after it; MaxUnread: that many or more
+	Last   uint64 // sequence number of the newest entry that Unread takes into account
+	Unread uint32 // messages of others after Read; MaxUnread: that many or more
 }
 
 // MaxUnread is where unread messages are no longer counted.
@@ -150,10 +155,14 @@ const MaxUnread = 1000
 func (m *Mark) Fields(c *rpc.Codec) {
 	c.U64((*uint64)(&m.Room))
 	c.U64(&m.Read)
+	c.U64(&m.Last)
 	c.U32(&m.Unread)
 }
 
-// TypingEvent tells that a user is typing in a room. It holds for TypingFor.
+// TypingFor is how long a TypingEvent holds.
+const TypingFor = 5 * time.Second
+
+// TypingEvent tells that a user is typing in a room.
 type TypingEvent struct {
 	Room RoomID
 	User string

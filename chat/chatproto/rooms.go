@@ -47,7 +47,7 @@ func (r *RoomInfo) Fields(c *rpc.Codec) {
 type RoomState struct {
 	Info   RoomInfo
 	Read   uint64 // sequence number up to which the user has read
-	Unread uint32 // as in Mark
+	Unread uint32 // messages of others after Read, up to Info.Last; MaxUnread: that many or more
 }
 
 // Fields lists the fields of r.

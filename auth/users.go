@@ -215,6 +215,13 @@ func (u *Users) refresh() (bool, error) {
 	return false, nil
 }
 
+// Refresh reads the files again if they have changed. It looks at them once a
+// second at most. After an error the users are what they were.
+func (u *Users) Refresh() error {
+	_, err := u.refresh()
+	return err
+}
+
 // stamp changes when a file does.
 type stamp struct {
 	inode        uint64

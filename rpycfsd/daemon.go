@@ -41,6 +41,7 @@ type Config struct {
 	Users    *auth.Users
 	TLSCert  string // certificate and key files to use in place of the key in State
 	TLSKey   string
+	Chat     ChatConfig
 	Log      *slog.Logger
 }
 
@@ -49,6 +50,7 @@ type Daemon struct {
 	cfg       Config
 	key       auth.Key
 	export    *export.Export
+	chat      *chat
 	sessions  *sessions
 	auth      *auth.Server
 	listeners []net.Listener
@@ -87,7 +89,10 @@ func (d *Daemon) open() error {
 	if err != nil {
 		return err
 	}
-	d.sessions = newSessions(d.export, rpc.NewBudget(budgetTotal, budgetShare), cfg.Log)
+	if d.chat, err = openChat(cfg.Chat, cfg.State, cfg.Users, cfg.Log); err != nil {
+		return err
+	}
+	d.sessions = newSessions(d.export, d.chat, rpc.NewBudget(budgetTotal, budgetShare), cfg.Log)
 	d.auth = &auth.Server{Key: d.key, Users: cfg.Users, Sessions: d.sessions, Logger: cfg.Log}
 	for _, address := range cfg.Listen {
 		ln, err := listen(address)
@@ -165,6 +170,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	accepting.Wait()
 	stop, done := context.WithTimeout(context.Background(), stopTimeout)
 	defer done()
+	d.chat.stop(stop)
 	d.sessions.close(stop)
 	d.serving.Wait()
 	d.closeAll()
@@ -216,6 +222,7 @@ func (d *Daemon) closeAll() {
 	for _, ln := range d.listeners {
 		ln.Close()
 	}
+	d.chat.close(d.cfg.Log)
 	if d.export != nil {
 		d.export.Close()
 	}

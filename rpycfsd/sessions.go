@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/auth"
+	"github.com/rpycfs/rpycfs/chat/service"
 	"github.com/rpycfs/rpycfs/rpc"
 	"github.com/rpycfs/rpycfs/rpycfsd/export"
 )
@@ -25,6 +26,10 @@ const (
 	logoutGrace        = 2 * time.Second
 )
 
+// pingTimeout is how long nothing at all may arrive on a connection before it
+// counts as lost.
+const pingTimeout = 15 * time.Second
+
 var (
 	errLogout  = errors.New("the client logged out")
 	errExpired = errors.New("the client did not come back")
@@ -33,10 +38,11 @@ var (
 
 // sessions is the table of the daemon's sessions. It implements auth.Sessions.
 //
-// Lock order: sessions.mu, then session.mu. Neither is held while a session is
-// ended.
+// Lock order: sessions.mu, then session.mu, then the locks of the chat service.
+// None is held while a session is ended.
 type sessions struct {
 	export *export.Export
+	chat   *chat
 	budget *rpc.Budget
 	log    *slog.Logger
 
@@ -47,8 +53,8 @@ type sessions struct {
 	ending sync.WaitGroup
 }
 
-// session is one client's session. All that it holds, it holds through peer and
-// files.
+// session is one client's session. All that it holds, it holds through peer,
+// files and chat.
 type session struct {
 	table  *sessions
 	id     auth.SessionID
@@ -56,6 +62,7 @@ type session struct {
 	user   string
 	peer   *rpc.Peer
 	files  *export.Session
+	chat   *service.Session // nil: the daemon serves none
 	share  *rpc.Share
 	log    *slog.Logger
 
@@ -66,9 +73,9 @@ type session struct {
 	over    bool
 }
 
-func newSessions(e *export.Export, budget *rpc.Budget, log *slog.Logger) *sessions {
+func newSessions(e *export.Export, c *chat, budget *rpc.Budget, log *slog.Logger) *sessions {
 	return &sessions{
-		export: e, budget: budget, log: log,
+		export: e, chat: c, budget: budget, log: log,
 		byID: make(map[auth.SessionID]*session), users: make(map[string]int),
 	}
 }
@@ -91,14 +98,17 @@ func (t *sessions) Create(user auth.User, remote net.Addr) (auth.Grant, error) {
 	s.share = t.budget.User(user.Name)
 	mux := new(rpc.Mux)
 	files.Register(mux)
+	if s.chat = t.chat.session(user.Name); s.chat != nil {
+		s.chat.Register(mux)
+	}
 	s.peer = rpc.NewPeer(rpc.Config{
-		Root: mux, Share: s.share, Log: s.log,
+		Root: mux, Share: s.share, PingTimeout: pingTimeout, Log: s.log,
 		OnLogout: func() { t.ending.Go(func() { s.logout() }) },
 	})
 	t.mu.Lock()
 	t.byID[s.id] = s
 	t.mu.Unlock()
-	s.lost(0, unusedGrace)
+	s.lost(0, unusedGrace, nil)
 	s.log.Info("logged in", "from", remote)
 	return auth.Grant{Session: s.id, Secret: s.secret, Slots: rpc.DefaultSlots}, nil
 }
@@ -180,7 +190,7 @@ func (t *sessions) serve(conn *auth.Conn) {
 	s.log.Debug("connection stands", "from", conn.RemoteAddr(), "epoch", conn.Epoch)
 	err := s.peer.Serve(transport{conn}, conn.Epoch)
 	s.log.Info("connection ended", "from", conn.RemoteAddr(), "epoch", conn.Epoch, "err", err)
-	s.lost(conn.Epoch, sessionGrace)
+	s.lost(conn.Epoch, sessionGrace, err)
 }
 
 // take stops the expiry for a connection, unless a newer one has come.
@@ -195,15 +205,26 @@ func (s *session) take(epoch uint32) bool {
 		s.expiry.Stop()
 		s.expiry = nil
 	}
+	if s.chat != nil {
+		s.chat.Connected()
+	}
 	return true
 }
 
-// lost starts the expiry when the connection of this epoch was the newest.
-func (s *session) lost(epoch uint32, grace time.Duration) {
+// lost starts the expiry when the connection of this epoch was the newest. cause
+// is why it ended.
+func (s *session) lost(epoch uint32, grace time.Duration, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || epoch != s.serving {
 		return
+	}
+	if s.chat != nil {
+		var silence time.Duration
+		if errors.Is(cause, rpc.ErrIdle) {
+			silence = pingTimeout
+		}
+		s.chat.Lost(silence)
 	}
 	s.expiry = time.AfterFunc(grace, func() {
 		s.mu.Lock()
@@ -239,6 +260,9 @@ func (s *session) end(cause error) {
 	t.mu.Lock()
 	delete(t.byID, s.id)
 	t.mu.Unlock()
+	if s.chat != nil {
+		s.chat.Close() // first, so that its listeners go in one step
+	}
 	s.peer.End(cause)
 	s.files.Close()
 	s.share.Close()

@@ -15,14 +15,20 @@ const (
 	maxQueueSize = 256 << 10
 )
 
-// roomStateSize stands for the body of an event that is made when it is sent.
-const roomStateSize = 1 << 10
+// stateSize stands for the body of an event that is made when it is sent.
+const stateSize = 1 << 10
 
 // event is shared by all feeds that it is queued in, and does not change.
 type event struct {
 	kind uint8
-	body []byte
-	room chatproto.RoomID // if there is no body: the room whose state is to be sent
+	body []byte           // nil: of the room's state at the time of sending
+	room chatproto.RoomID // if there is no body
+}
+
+// stateKey names an event without a body. One of a kind waits in a queue.
+type stateKey struct {
+	kind uint8
+	room chatproto.RoomID
 }
 
 // newEvent encodes an event. The messages of this package fit.
@@ -36,7 +42,7 @@ func newEvent(kind uint8, m rpc.Message) *event {
 
 func (e *event) size() int {
 	if e.body == nil {
-		return roomStateSize
+		return stateSize
 	}
 	return len(e.body)
 }
@@ -51,11 +57,11 @@ type queue struct {
 	mu       sync.Mutex
 	next     uint64 // number of the next event
 	events   []*event
-	size     int                           // of events, in bytes
-	rooms    map[chatproto.RoomID]struct{} // rooms whose state is among events
-	standing bool                          // events are dropped
-	cut      uint64                        // the first event that was dropped, until the listener is told; 0: none
-	running  bool                          // a pump exists
+	size     int                   // of events, in bytes
+	states   map[stateKey]struct{} // events without a body that wait
+	standing bool                  // events are dropped
+	cut      uint64                // the first event that was dropped, until the listener is told; 0: none
+	running  bool                  // a pump exists
 	ended    bool
 	idle     chan struct{} // closed when the pump has ended; made by who waits
 }
@@ -69,13 +75,14 @@ func (a *attachment) push(e *event) {
 		return
 	}
 	if e.body == nil {
-		if _, waits := q.rooms[e.room]; waits {
+		key := stateKey{e.kind, e.room}
+		if _, waits := q.states[key]; waits {
 			return
 		}
-		if q.rooms == nil {
-			q.rooms = make(map[chatproto.RoomID]struct{})
+		if q.states == nil {
+			q.states = make(map[stateKey]struct{})
 		}
-		q.rooms[e.room] = struct{}{}
+		q.states[key] = struct{}{}
 	}
 	q.events = append(q.events, e)
 	q.size += e.size()
@@ -89,7 +96,7 @@ func (a *attachment) push(e *event) {
 // drop cuts the feed off from event first on; q.mu is held.
 func (q *queue) drop(first uint64) {
 	q.cut = first
-	q.events, q.size, q.rooms = nil, 0, nil
+	q.events, q.size, q.states = nil, 0, nil
 	q.standing = true
 }
 
@@ -130,7 +137,7 @@ func (q *queue) close() (delivering bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ended = true
-	q.events, q.size, q.rooms, q.cut = nil, 0, nil, 0
+	q.events, q.size, q.states, q.cut = nil, 0, nil, 0
 	return q.running
 }
 
@@ -191,7 +198,7 @@ func (q *queue) batch() []*event {
 		}
 		q.size -= e.size()
 		if e.body == nil {
-			delete(q.rooms, e.room)
+			delete(q.states, stateKey{e.kind, e.room})
 		}
 		n++
 	}
@@ -230,7 +237,7 @@ func (a *attachment) deliver(d delivery) error {
 	for i, e := range d.events {
 		if e.body == nil {
 			var err error
-			if e, err = a.roomEvent(e.room); err != nil {
+			if e, err = a.stateEvent(e); err != nil {
 				return err
 			}
 		}
@@ -240,14 +247,16 @@ func (a *attachment) deliver(d delivery) error {
 	return err
 }
 
-// roomEvent tells how a room stands now.
-func (a *attachment) roomEvent(room chatproto.RoomID) (*event, error) {
-	state, err := a.session.svc.store.Load().Room(context.WithoutCancel(a.ctx), a.session.user.name, room)
+// stateEvent makes the body of an event from how its room stands now.
+func (a *attachment) stateEvent(e *event) (*event, error) {
+	state, err := a.store().Room(context.WithoutCancel(a.ctx), a.user().name, e.room)
 	switch {
 	case errors.Is(err, chatproto.ErrNoRoom):
-		return newEvent(chatproto.EventGone, &chatproto.RoomGone{Room: room}), nil
+		return newEvent(chatproto.EventGone, &chatproto.RoomGone{Room: e.room}), nil
 	case err != nil:
 		return nil, err
+	case e.kind == chatproto.EventMark:
+		return newEvent(e.kind, &chatproto.Mark{Room: e.room, Read: state.Read, Last: state.Info.Last, Unread: state.Unread}), nil
 	}
-	return newEvent(chatproto.EventRoom, &state), nil
+	return newEvent(e.kind, &state), nil
 }

@@ -92,9 +92,9 @@ func (o *roomObject) leave(ctx context.Context, req *chatproto.LeaveReq, _ *chat
 
 func (o *roomObject) markRead(ctx context.Context, req *chatproto.MarkReadReq, _ *chatproto.Empty) error {
 	a := o.attachment
-	mark, moved, err := a.store().MarkRead(ctx, o.user(), o.room, req.Seq)
+	_, moved, err := a.store().MarkRead(ctx, o.user(), o.room, req.Seq)
 	if err == nil && moved {
-		a.session.svc.tellUser(a.user(), newEvent(chatproto.EventMark, &mark))
+		a.session.svc.tellUser(a.user(), &event{kind: chatproto.EventMark, room: o.room})
 	}
 	return err
 }

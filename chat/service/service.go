@@ -36,8 +36,9 @@
 //
 // An EventRoom for a user who came into a room precedes the entry that records
 // it, and its Info.Last is the number before that entry: from there on every
-// entry of the room is in the feed. Any other EventRoom holds the room as it is
-// when the event is sent, and several of the same room that wait are one.
+// entry of the room is in the feed. Any other EventRoom, and every EventMark,
+// holds how things stand when the event is sent; several of the same room that
+// wait are one.
 //
 // # Locks
 //

@@ -64,17 +64,17 @@ func (c *Session) Connected() {
 	c.move(here)
 }
 
-// Lost tells that the session has no connection any more, and how long nothing
-// had been heard before that was noticed.
-func (c *Session) Lost(heard time.Duration) {
+// Lost tells that the session has no connection any more, and for how long
+// nothing had been heard when that was noticed.
+func (c *Session) Lost(silence time.Duration) {
 	s := c.svc
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.phase == here {
 		c.move(silent)
-		c.after(max(s.cfg.AwayAfter-heard, 0), func() {
+		c.after(max(s.cfg.AwayAfter-silence, 0), func() {
 			c.move(away)
-			c.after(max(s.cfg.Grace-max(s.cfg.AwayAfter, heard), 0), func() {
+			c.after(max(s.cfg.Grace-max(s.cfg.AwayAfter, silence), 0), func() {
 				c.move(gone)
 				for _, a := range c.attached {
 					a.cutOff() // nothing is kept for who may never come back

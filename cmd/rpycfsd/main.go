@@ -11,13 +11,17 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/rpycfs/rpycfs/auth"
+	"github.com/rpycfs/rpycfs/chat/service"
+	"github.com/rpycfs/rpycfs/chat/store"
 	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/version"
 	"github.com/rpycfs/rpycfs/rpycfsd"
@@ -26,19 +30,23 @@ import (
 type options struct {
 	Path string `arg:"" optional:"" help:"Directory to export."`
 
-	Port         int      `help:"TCP port to listen on, on all addresses (default 19912)." placeholder:"PORT"`
-	Listen       []string `help:"Address to listen on: HOST:PORT or unix:PATH. May be repeated." placeholder:"ADDRESS" sep:"none"`
-	Users        string   `help:"Users file, as kept by rpycfs passwd." placeholder:"FILE" type:"path"`
-	User         string   `help:"Name of the only user, in place of a users file." placeholder:"NAME"`
-	Password     *string  `help:"Password of --user. Other local users can read it: prefer --password-file." placeholder:"PASSWORD"`
-	PasswordFile string   `help:"File whose first line is the password of --user." placeholder:"FILE" type:"path"`
-	State        string   `help:"Directory for the server's keys." placeholder:"DIR" type:"path"`
-	ReadOnly     bool     `help:"Refuse every change."`
-	RunAs        string   `help:"Whose rights decide: daemon." placeholder:"MODE" default:"daemon" enum:"daemon,account,caller"`
-	TLSCert      string   `name:"tls-cert" help:"Certificate (PEM) to use in place of the server's own key." placeholder:"FILE" type:"path"`
-	TLSKey       string   `name:"tls-key" help:"Key (PEM) of --tls-cert." placeholder:"FILE" type:"path"`
-	LogLevel     string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
-	Version      bool     `help:"Print the version and what this program needs."`
+	Port          int           `help:"TCP port to listen on, on all addresses (default 19912)." placeholder:"PORT"`
+	Listen        []string      `help:"Address to listen on: HOST:PORT or unix:PATH. May be repeated." placeholder:"ADDRESS" sep:"none"`
+	Users         string        `help:"Users file, as kept by rpycfs passwd." placeholder:"FILE" type:"path"`
+	User          string        `help:"Name of the only user, in place of a users file." placeholder:"NAME"`
+	Password      *string       `help:"Password of --user. Other local users can read it: prefer --password-file." placeholder:"PASSWORD"`
+	PasswordFile  string        `help:"File whose first line is the password of --user." placeholder:"FILE" type:"path"`
+	State         string        `help:"Directory for the server's keys." placeholder:"DIR" type:"path"`
+	ReadOnly      bool          `help:"Refuse every change."`
+	RunAs         string        `help:"Whose rights decide: daemon." placeholder:"MODE" default:"daemon" enum:"daemon,account,caller"`
+	TLSCert       string        `name:"tls-cert" help:"Certificate (PEM) to use in place of the server's own key." placeholder:"FILE" type:"path"`
+	TLSKey        string        `name:"tls-key" help:"Key (PEM) of --tls-cert." placeholder:"FILE" type:"path"`
+	NoChat        bool          `name:"no-chat" help:"Serve no chat."`
+	PresenceGrace time.Duration `help:"How long a chat user whose connection is lost is not yet offline (default 30s)." placeholder:"DURATION"`
+	ChatRetention string        `help:"How much of each chat room is kept unless its owner says otherwise: a number of messages or a duration (default all)." placeholder:"COUNT|DURATION"`
+	ChatRate      float64       `help:"Chat messages that a user may send per second; 0: no limit." placeholder:"NUMBER" default:"${chatRate}"`
+	LogLevel      string        `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	Version       bool          `help:"Print the version and what this program needs."`
 }
 
 // Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot run, 2 for wrong
@@ -60,7 +68,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var o options
 	exited := -1
 	parser, err := kong.New(&o, kong.Name("rpycfsd"), kong.Writers(stdout, stderr),
-		kong.Description("Export a directory tree for mount.rpycfs."),
+		kong.Description("Export a directory tree for mount.rpycfs, and serve a chat."),
+		kong.Vars{"chatRate": fmt.Sprint(service.DefaultRate)},
 		kong.Exit(func(code int) { exited = code }))
 	if err != nil {
 		panic(err)
@@ -111,7 +120,42 @@ func (o *options) check() error {
 	case o.User != "" && o.Users != "":
 		return errors.New("--user and --users exclude each other; add the user with rpycfs passwd -a")
 	}
-	return nil
+	_, err := o.chat()
+	return err
+}
+
+// chat returns how the chat is to be served.
+func (o *options) chat() (c rpycfsd.ChatConfig, err error) {
+	c = rpycfsd.ChatConfig{Off: o.NoChat, Grace: o.PresenceGrace, Rate: o.ChatRate}
+	if c.Retain, err = retention(o.ChatRetention); err != nil {
+		return c, err
+	}
+	if c.Rate == 0 {
+		c.Rate = -1 // no limit
+	}
+	switch {
+	case !(o.ChatRate >= 0): // nor NaN
+		return c, fmt.Errorf("--chat-rate=%v is no rate", o.ChatRate)
+	case o.PresenceGrace < 0:
+		return c, fmt.Errorf("--presence-grace=%v is in the past", o.PresenceGrace)
+	}
+	return c, nil
+}
+
+// retention reads the value of --chat-retention.
+func retention(text string) (r store.Retention, err error) {
+	if text == "" {
+		return r, nil
+	}
+	if n, err := strconv.ParseUint(text, 10, 32); err == nil && n > 0 {
+		r.Count = n
+		return r, nil
+	}
+	r.Age, err = time.ParseDuration(text)
+	if err != nil || r.Age < time.Second {
+		return r, fmt.Errorf("--chat-retention=%s is neither a number of messages, such as 100000, nor a duration of a second or more, such as 720h", text)
+	}
+	return r, nil
 }
 
 func (o *options) serve(ctx context.Context, stderr io.Writer) error {
@@ -128,11 +172,15 @@ func (o *options) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	chat, err := o.chat()
+	if err != nil {
+		return err
+	}
 	// What a client asks for is all that counts.
 	syscall.Umask(0)
 	d, err := rpycfsd.New(rpycfsd.Config{
 		Path: o.Path, ReadOnly: o.ReadOnly, Listen: o.listen(), State: state,
-		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Log: log,
+		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat, Log: log,
 	})
 	if err != nil {
 		return err

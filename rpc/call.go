@@ -272,6 +272,9 @@ func (c *conn) pick(client, bulk bool) *link {
 		return c.links[RoleControl]
 	case n > 1:
 		return c.extra[1+int(c.turn.Add(1))%(n-1)]
+	case c.links[RoleBulk] == nil:
+		c.openBulk()
+		return c.links[RoleControl]
 	}
 	return c.links[RoleBulk]
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -22,13 +21,6 @@ type Transport interface {
 	Flush() error
 }
 
-// Window is the flow-control window of each stream on a shared connection, in
-// bytes. One stream carries at most a window per round trip.
-const Window = 8 << 20
-
-// ErrIdle is why a connection ended on which nothing arrived any more.
-var ErrIdle = errors.New("rpc: nothing heard from the other side")
-
 // conn is one connection of a session in one epoch: the main one with its
 // streams, and the connections that joined it.
 type conn struct {
@@ -39,7 +31,8 @@ type conn struct {
 
 	ctx     context.Context         // ends when close is called
 	cancel  context.CancelCauseFunc // of ctx
-	links   [RoleCallback + 1]*link // by role
+	links   [RoleCallback + 1]*link // by role; guarded by peer.mu
+	bulk    bool                    // the bulk stream is being opened or stands; guarded by peer.mu
 	ready   bool                    // calls may be sent; guarded by peer.mu
 	extra   []*link                 // joined connections; guarded by peer.mu
 	turn    atomic.Uint32           // picks among joined links
@@ -108,90 +101,6 @@ func (p *Peer) supersede(c *conn) error {
 			<-old.stopped
 		}
 	}
-}
-
-// open makes the multiplexer and the streams.
-func (c *conn) open() error {
-	cfg := yamux.DefaultConfig()
-	cfg.AcceptBacklog = 16
-	cfg.EnableKeepAlive = false // our own ping runs on the control stream
-	cfg.ConnectionWriteTimeout = 30 * time.Second
-	cfg.StreamOpenTimeout = 0 // open has its own
-	cfg.MaxStreamWindowSize = Window
-	cfg.LogOutput = nil
-	cfg.Logger = yamuxLog{c.peer.cfg.Log}
-	start := yamux.Server
-	if c.peer.cfg.Client {
-		start = yamux.Client
-	}
-	mux, err := start(newJoiner(c.net), cfg)
-	if err != nil {
-		return err
-	}
-	c.peer.mu.Lock()
-	c.mux = mux
-	c.peer.mu.Unlock()
-	ctx, cancel := context.WithTimeout(c.peer.ctx, c.peer.cfg.PingTimeout)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { c.net.Close() })
-	defer stop()
-	if c.peer.cfg.Client {
-		err = errors.Join(c.openStream(RoleControl), c.openStream(RoleBulk))
-		if err == nil {
-			err = c.acceptStreams(ctx, RoleCallback)
-		}
-	} else {
-		err = c.openStream(RoleCallback)
-		if err == nil {
-			err = c.acceptStreams(ctx, RoleControl, RoleBulk)
-		}
-	}
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w: streams did not open", ErrIdle)
-	}
-	return err
-}
-
-func (c *conn) openStream(role Role) error {
-	s, err := c.mux.OpenStream()
-	if err != nil {
-		return err
-	}
-	if _, err := s.Write([]byte{byte(role)}); err != nil {
-		return err
-	}
-	c.setLink(newStreamLink(c, role, s))
-	return nil
-}
-
-func (c *conn) setLink(l *link) {
-	c.peer.mu.Lock()
-	c.links[l.role] = l
-	c.peer.mu.Unlock()
-}
-
-// acceptStreams takes one stream of each role; anything else is a violation.
-func (c *conn) acceptStreams(ctx context.Context, roles ...Role) error {
-	for range roles {
-		s, err := c.mux.AcceptStreamWithContext(ctx)
-		if err != nil {
-			return err
-		}
-		var b [1]byte
-		if _, err := io.ReadFull(s, b[:]); err != nil {
-			return err
-		}
-		role := Role(b[0])
-		wanted := false
-		for _, r := range roles {
-			wanted = wanted || r == role
-		}
-		if !wanted || c.links[role] != nil {
-			return fmt.Errorf("%w: stream of role %d", errProtocol, role)
-		}
-		c.setLink(newStreamLink(c, role, s))
-	}
-	return nil
 }
 
 // start runs the links and sends again what was unanswered.
@@ -340,124 +249,3 @@ func (c *conn) drain() {
 		l.settle()
 	}
 }
-
-// pingLink is the stream for this side's pings.
-func (c *conn) pingLink() *link {
-	if c.peer.cfg.Client {
-		return c.links[RoleControl]
-	}
-	return c.links[RoleCallback]
-}
-
-// watchMain pings over the main connection until it is closed. It ends the
-// connection of a peer that opens more streams than the protocol has; one
-// goroutine waits for both.
-func (c *conn) watchMain() error {
-	l := c.pingLink()
-	for {
-		tick, stop := context.WithTimeout(c.ctx, c.peer.cfg.PingInterval)
-		_, err := c.mux.AcceptStreamWithContext(tick)
-		stop()
-		switch {
-		case c.ctx.Err() != nil:
-			return context.Cause(c.ctx)
-		case err == nil:
-			return fmt.Errorf("%w: one stream too many", errProtocol)
-		case !errors.Is(err, context.DeadlineExceeded):
-			return err
-		}
-		if err := c.ping(c.net, l); err != nil {
-			return err
-		}
-		if !c.peer.worked.Swap(false) {
-			c.peer.dismiss()
-		}
-	}
-}
-
-// watchJoined pings over a joined connection until everything is closed.
-func (c *conn) watchJoined(n *line, l *link) {
-	tick := time.NewTicker(c.peer.cfg.PingInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-c.closed:
-			return
-		case <-tick.C:
-			if err := c.ping(n, l); err != nil {
-				c.close(err)
-				return
-			}
-		}
-	}
-}
-
-// ping sends a ping, which measures the round trip, unless one is under way. It
-// returns an error when the network connection has fallen silent.
-func (c *conn) ping(n *line, l *link) error {
-	now, limit := time.Now().UnixNano(), c.peer.cfg.PingTimeout
-	if now-n.heard.Load() > int64(limit) {
-		return fmt.Errorf("%w for %v", ErrIdle, limit)
-	}
-	if l.pinged.CompareAndSwap(0, now) {
-		// Not from here: a write that blocks must not keep the clock from
-		// being watched.
-		l.post(frame{head: control(kindPing, 0)})
-	}
-	return nil
-}
-
-// post sends f without ever waiting for a write.
-func (l *link) post(f frame) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.err != nil {
-		return
-	}
-	l.queue = append(l.queue, f)
-	if !l.busy {
-		l.busy = true
-		go l.empty()
-	}
-}
-
-func (l *link) pong() {
-	if sent := l.pinged.Swap(0); sent != 0 {
-		l.peer.rtt.Store(time.Now().UnixNano() - sent)
-	}
-}
-
-// control returns a frame of only a header.
-func control(kind uint8, tag uint32) []byte {
-	b := make([]byte, headerSize)
-	putHeader(b, kind, 0, 0, tag, 0, 0)
-	return b
-}
-
-// line is a network connection that notes when something arrives on it.
-type line struct {
-	Transport
-	heard atomic.Int64 // Unix nanoseconds
-}
-
-func newLine(t Transport) *line {
-	n := &line{Transport: t}
-	n.heard.Store(time.Now().UnixNano())
-	return n
-}
-
-func (n *line) Read(p []byte) (int, error) {
-	k, err := n.Transport.Read(p)
-	if k > 0 {
-		n.heard.Store(time.Now().UnixNano())
-	}
-	return k, err
-}
-
-// yamuxLog passes the multiplexer's messages on at debug level: whatever
-// matters ends the connection and is reported there.
-type yamuxLog struct{ log *slog.Logger }
-
-func (y yamuxLog) Print(v ...any)                 { y.log.Debug(fmt.Sprint(v...)) }
-func (y yamuxLog) Printf(format string, v ...any) { y.log.Debug(fmt.Sprintf(format, v...)) }
-func (y yamuxLog) Println(v ...any)               { y.log.Debug(fmt.Sprintln(v...)) }

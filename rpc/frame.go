@@ -78,6 +78,13 @@ func putHeader(b []byte, kind, flags uint8, method uint16, tag uint32, meta, pay
 	b[15] = flags
 }
 
+// control returns a frame of only a header.
+func control(kind uint8, tag uint32) []byte {
+	b := make([]byte, headerSize)
+	putHeader(b, kind, 0, 0, tag, 0, 0)
+	return b
+}
+
 // parseHeader reads a header and checks every length against its limit.
 func parseHeader(b []byte) (header, error) {
 	h := header{

@@ -9,12 +9,18 @@ import (
 // object exported with Peer.Export. It is filled before it is used and then
 // only read.
 type Mux struct {
-	handlers map[uint16]*method
+	handlers map[uint16]method
 }
 
+// method is an operation with its handler. There is one per operation and
+// object, so it is small: how the handler is called belongs to the operation.
 type method struct {
-	info *Info
-	run  func(ctx context.Context, r *Request, meta []byte, reply *Codec) error
+	info    *Info
+	handler any // func(context.Context, *Request, *Req, *Res) error
+}
+
+func (m method) run(ctx context.Context, r *Request, meta []byte, reply *Codec) error {
+	return m.info.invoke(m.handler, ctx, r, meta, reply)
 }
 
 // Request is a call as its handler sees it. It is valid until the handler
@@ -73,30 +79,38 @@ func (r *Request) SetReply(n int) {
 // A second handler for the same operation panics.
 func Handle[Req, Res any](m *Mux, op *Op[Req, Res], h func(ctx context.Context, r *Request, req *Req, res *Res) error) {
 	if m.handlers == nil {
-		m.handlers = make(map[uint16]*method)
+		m.handlers = make(map[uint16]method)
 	}
-	if m.handlers[op.Number] != nil {
+	if m.Handles(op.Number) {
 		panic(fmt.Sprintf("rpc: %s has two handlers", op.Name))
 	}
-	m.handlers[op.Number] = &method{info: &op.Info, run: func(ctx context.Context, r *Request, meta []byte, reply *Codec) error {
-		// One allocation for all that the message types make escape.
-		x := new(struct {
-			req Req
-			res Res
-			dec Codec
-		})
-		x.dec = Codec{buf: meta, decoding: true}
-		op.reqFields(&x.dec, &x.req)
-		if err := x.dec.finish(); err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrBadRequest, op.Name, err)
-		}
-		if err := h(ctx, r, &x.req, &x.res); err != nil {
-			return err
-		}
-		op.resFields(reply, &x.res)
-		return reply.finish()
-	}}
+	m.handlers[op.Number] = method{&op.Info, h}
+}
+
+// invoke decodes a request, calls the handler, which belongs to op, and encodes
+// what it answers.
+func (op *Op[Req, Res]) invoke(handler any, ctx context.Context, r *Request, meta []byte, reply *Codec) error {
+	h := handler.(func(context.Context, *Request, *Req, *Res) error)
+	// One allocation for all that the message types make escape.
+	x := new(struct {
+		req Req
+		res Res
+		dec Codec
+	})
+	x.dec = Codec{buf: meta, decoding: true}
+	op.reqFields(&x.dec, &x.req)
+	if err := x.dec.finish(); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrBadRequest, op.Name, err)
+	}
+	if err := h(ctx, r, &x.req, &x.res); err != nil {
+		return err
+	}
+	op.resFields(reply, &x.res)
+	return reply.finish()
 }
 
 // Handles reports whether m answers the operation with this number.
-func (m *Mux) Handles(number uint16) bool { return m.handlers[number] != nil }
+func (m *Mux) Handles(number uint16) bool {
+	_, ok := m.handlers[number]
+	return ok
+}

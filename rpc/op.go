@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"fmt"
 	"sort"
 	"sync"
@@ -57,6 +58,8 @@ type Info struct {
 	// NewReq and NewRes return empty messages, for tests, fuzz seeds and
 	// documentation that range over the table.
 	NewReq, NewRes func() Message
+
+	invoke func(handler any, ctx context.Context, r *Request, meta []byte, reply *Codec) error
 }
 
 // Has reports whether the operation was defined with t.
@@ -98,6 +101,7 @@ func Define[Req, Res any, PReq fields[Req], PRes fields[Res]](number uint16, nam
 		reqFields: func(c *Codec, m *Req) { PReq(m).Fields(c) },
 		resFields: func(c *Codec, m *Res) { PRes(m).Fields(c) },
 	}
+	op.Info.invoke = op.invoke
 	for _, t := range traits {
 		op.Traits |= t
 	}

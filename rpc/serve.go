@@ -95,7 +95,7 @@ func (l *link) takeReply(h *header) error {
 type incoming struct {
 	link   *link
 	tag    uint32
-	method *method
+	method method
 	fields callFields
 	meta   *buffer // call fields and request
 	start  int     // where the request begins in meta
@@ -165,7 +165,7 @@ func (p *Peer) parse(in *incoming, h *header) error {
 		in.method = mux.handlers[h.method]
 	}
 	switch m := in.method; {
-	case m == nil:
+	case m.info == nil:
 		return ErrNoMethod
 	case h.payload() > 0 && !m.info.Has(CarriesData):
 		return fmt.Errorf("%w: %s takes no payload", ErrBadRequest, m.info.Name)
@@ -409,7 +409,7 @@ func (p *Peer) errorMeta(in *incoming, err error) []byte {
 		e.Detail = own.Detail[:min(len(own.Detail), MaxErrorDetail)]
 	}
 	name := "?"
-	if in.method != nil {
+	if in.method.info != nil {
 		name = in.method.info.Name
 	}
 	if e.Code == CodeInternal {

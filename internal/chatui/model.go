@@ -66,6 +66,7 @@ func newModel(ctx context.Context, client Client, server, start string, now func
 	m.home.live.atStart = true
 	m.current = m.home
 	m.input.Prompt = ""
+	m.input.SetVirtualCursor(false)
 	m.input.CharLimit = chatproto.MaxText
 	m.input.KeyMap.Paste = key.NewBinding(key.WithDisabled()) // the terminal pastes
 	m.input.Focus()

@@ -64,7 +64,14 @@ func BenchmarkMillion(b *testing.B) {
 			return len(res.Messages), err
 		})
 	})
-	early := s.clock / 2
+	var middle int64
+	err := s.read(ctx, func(db *conn) (err error) {
+		middle, _, err = db.number("SELECT time FROM places WHERE place = ?", million/2)
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
 	for name, req := range map[string]chatproto.SearchReq{
 		"rare word":           {Terms: []string{"needle"}},
 		"common word":         {Terms: []string{"the"}},
@@ -79,7 +86,8 @@ func BenchmarkMillion(b *testing.B) {
 		"from alone":          {From: userName(5)},
 		"from nobody here":    {Terms: []string{"the"}, From: "outsider"},
 		"in a small room":     {Terms: []string{"the"}, Room: rooms[15]},
-		"before":              {Terms: []string{"the"}, Before: early},
+		"before":              {Terms: []string{"the"}, Before: middle},
+		"after":               {Terms: []string{"needle"}, After: middle},
 		"sixteen words":       {Terms: strings.Fields("the quick brown fox jumps over the lazy dog the quick brown fox jumps over the")},
 	} {
 		b.Run("search/"+name, func(b *testing.B) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/rpycfs/rpycfs/chat/chatproto"
@@ -28,24 +29,46 @@ func (s *Store) Search(ctx context.Context, user string, req *chatproto.SearchRe
 	p := newPage(req.Limit)
 	err = s.read(ctx, func(db *conn) error {
 		from, to, err := timeRange(db, req, below)
-		if err != nil || from >= to {
-			return err
+		if err == nil {
+			res.Cursor, err = s.walk(ctx, db, p, match, names, from, to)
 		}
-		var last int64
-		return db.query(ctx, searchWords, func(row []driver.Value) error {
-			if !p.add(messageOf(names, row)) {
-				res.Cursor = uint64(last)
-				return errEnough
-			}
-			last = int64(num(row[8]))
-			return nil
-		}, match, from, to, p.limit+1)
+		return err
 	})
 	if err != nil {
 		return chatproto.SearchRes{}, err
 	}
 	res.Messages = p.messages
 	return res, nil
+}
+
+// Bounds of the work of one search. Words that are common by themselves but
+// never meet would otherwise be compared over the whole log.
+const (
+	searchStep = 1 << 17                // places between two looks at the clock
+	searchTime = 100 * time.Millisecond // after which no further step is made
+)
+
+// walk fills p with what matches in the places from from to to, newest first,
+// and returns the cursor to go on with.
+func (s *Store) walk(ctx context.Context, db *conn, p *page, match string, names []string, from, to int64) (cursor uint64, err error) {
+	for begun := time.Now(); from < to; {
+		low, last := max(from, to-s.searchStep), int64(0)
+		err := db.query(ctx, searchWords, func(row []driver.Value) error {
+			if !p.add(messageOf(names, row)) {
+				cursor = uint64(last)
+				return errEnough
+			}
+			last = int64(num(row[8]))
+			return nil
+		}, match, low, to, p.limit+1-len(p.messages))
+		if err != nil || cursor != 0 {
+			return cursor, err
+		}
+		if to = low; from < to && time.Since(begun) >= s.searchTime {
+			return uint64(to), nil
+		}
+	}
+	return 0, nil
 }
 
 const searchWords = "SELECT " + messageColumns + `, p.place FROM words w

@@ -50,7 +50,8 @@ func BenchmarkMillion(b *testing.B) {
 	rooms := benchRooms(b, s, 16, 64)
 	fill(b, s, rooms, 64)
 	ctx, user := context.Background(), userName(3)
-	last := s.seen.rooms[rooms[0]].last
+	c := script{t: b, s: s}
+	last := c.room(rooms[0]).last
 	b.Run("history/newest", func(b *testing.B) {
 		each(b, func(int) (int, error) {
 			res, err := s.History(ctx, user, rooms[0], &chatproto.HistoryReq{})

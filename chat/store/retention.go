@@ -140,13 +140,13 @@ func (s *Store) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepTime)
 	defer ticker.Stop()
 	for {
-		if err := s.sweepOnce(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("chat: old entries stay", "err", err)
-		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
+		}
+		if err := s.sweepOnce(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("chat: old entries stay", "err", err)
 		}
 	}
 }

@@ -94,7 +94,7 @@ func TestRetentionSteps(t *testing.T) {
 	den := c.create("alice", "den", chatproto.RoomPublic)
 	c.fill(den, "alice", 3*trimStep)
 	c.ok(c.s.SetRetention(background, "alice", den, &chatproto.SetRetentionReq{Count: 5}))
-	if first := c.s.own.rooms[den].first; first == 1 {
+	if c.room(den).first == 1 {
 		t.Error("nothing was removed at once")
 	}
 	for range 4 { // each goes behind a step that the one before has queued

@@ -120,6 +120,13 @@ func (c *script) want(want, err error) {
 	}
 }
 
+// room returns the room as readers have it.
+func (c *script) room(id chatproto.RoomID) room {
+	c.s.mu.RLock()
+	defer c.s.mu.RUnlock()
+	return *c.s.seen.rooms[id]
+}
+
 // log returns the room's whole log as user sees it.
 func (c *script) log(user string, room chatproto.RoomID) (all []chatproto.Message) {
 	c.t.Helper()
@@ -168,16 +175,18 @@ func TestFileIsPrivate(t *testing.T) {
 // The connections have what durability rests on.
 func TestPragmas(t *testing.T) {
 	s := open(t, Config{})
-	for pragma, want := range map[string]int64{"synchronous": 2, "foreign_keys": 1, "trusted_schema": 0, "query_only": 0, "busy_timeout": 10000} {
-		if got, _, err := s.writer.number("PRAGMA " + pragma); got != want || err != nil {
-			t.Errorf("%s is %d, %v; want %d", pragma, got, err, want)
+	err := s.do(background, 0, func(b *batch) error {
+		for pragma, want := range map[string]int64{"synchronous": 2, "foreign_keys": 1, "trusted_schema": 0, "query_only": 0, "busy_timeout": 10000} {
+			if got, _, err := b.db.number("PRAGMA " + pragma); got != want || err != nil {
+				t.Errorf("%s is %d, %v; want %d", pragma, got, err, want)
+			}
 		}
-	}
-	err := s.writer.query(background, "PRAGMA journal_mode", func(row []driver.Value) error {
-		if text(row[0]) != "wal" {
-			t.Errorf("journal mode %q", text(row[0]))
-		}
-		return nil
+		return b.db.query(background, "PRAGMA journal_mode", func(row []driver.Value) error {
+			if text(row[0]) != "wal" {
+				t.Errorf("journal mode %q", text(row[0]))
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		t.Error(err)
@@ -202,7 +211,7 @@ func TestLobby(t *testing.T) {
 	c.want(chatproto.ErrNotAllowed, c.s.Remove(background, "alice", lobby, &chatproto.MemberReq{ID: c.next(), User: "bob"}))
 	c.leave("alice", lobby)
 	c.leave("bob", lobby)
-	if c.join("carol", LobbyName); c.s.seen.rooms[lobby].owner != "" {
+	if c.join("carol", LobbyName); c.room(lobby).owner != "" {
 		t.Error("the lobby belongs to somebody")
 	}
 }
@@ -245,7 +254,7 @@ func TestReopen(t *testing.T) {
 	if got := c.log("alice", public); !reflect.DeepEqual(got, log) || len(log) != 5 {
 		t.Errorf("log %+v\nwas %+v", got, log)
 	}
-	if keep := c.s.seen.rooms[public].keep; *keep != (Retention{Age: 24 * time.Hour}) || c.s.seen.rooms[private].keep != nil {
+	if keep := c.room(public).keep; *keep != (Retention{Age: 24 * time.Hour}) || c.room(private).keep != nil {
 		t.Errorf("retention %v", keep)
 	}
 	if next := c.create("alice", "gone", chatproto.RoomPublic); next <= direct {
@@ -362,7 +371,7 @@ func TestDirect(t *testing.T) {
 
 func TestOwners(t *testing.T) {
 	c := script{t: t, s: open(t, Config{})}
-	owner := func(room chatproto.RoomID) string { return c.s.seen.rooms[room].owner }
+	owner := func(id chatproto.RoomID) string { return c.room(id).owner }
 	room := c.create("alice", "den", chatproto.RoomPublic)
 	c.join("zoe", "den")
 	c.join("bob", "den")

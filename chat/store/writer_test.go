@@ -178,9 +178,15 @@ func TestFailedCommit(t *testing.T) {
 	for _, err := range fails {
 		c.want(broken, err)
 	}
-	c.ok(s.do(background, 0, func(*batch) error { s.commitHook = nil; return nil }))
-	if told != before || s.IsMember("dave", lobby) || len(c.log("alice", lobby)) != 1 || len(s.own.rooms) != 1 || len(s.own.of) != 1 {
-		t.Errorf("something stayed: %d told, rooms %v, members %v", told-before, s.own.rooms, s.own.of)
+	c.ok(s.do(background, 0, func(*batch) error {
+		s.commitHook = nil
+		if told != before || len(s.own.rooms) != 1 || len(s.own.of) != 1 || len(s.names) != 1 || len(s.ids) != 1 {
+			t.Errorf("something stayed: %d told, rooms %v, members %v, users %v", told-before, s.own.rooms, s.own.of, s.names)
+		}
+		return nil
+	}))
+	if s.IsMember("dave", lobby) || len(c.log("alice", lobby)) != 1 {
+		t.Error("something stayed")
 	}
 	if got := c.found("alice", chatproto.SearchReq{Terms: []string{"lost"}}); len(got) != 0 {
 		t.Errorf("finds %q", got)

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,7 +12,17 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/rpycfs/rpycfs/internal/clean"
+	"github.com/rpycfs/rpycfs/internal/login"
+	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/version"
+)
+
+// Exit codes. The last is the one of sendmail for mail that waits in the queue.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+	exitQueued = 75
 )
 
 func main() {
@@ -24,6 +35,7 @@ func main() {
 // commandLine is what may stand on the command line.
 type commandLine struct {
 	Version kong.VersionFlag `help:"Print version and requirements, and exit."`
+	Chat    chatCommands     `cmd:"" help:"Talk with the users of a server."`
 	Passwd  passwd           `cmd:"" help:"Keep the users file of a server."`
 	Sync    sync             `cmd:"" help:"Wait until all that was written to a mount is on the server's disk."`
 }
@@ -35,8 +47,22 @@ type environment struct {
 	stdout, stderr io.Writer
 }
 
+// warn prints a line on standard error.
+func (env *environment) warn(format string, args ...any) {
+	fmt.Fprintf(env.stderr, "rpycfs: %s\n", clean.Line(login.OneLine(fmt.Errorf(format, args...))))
+}
+
 // exit is the panic that ends parsing after --help and --version.
 type exit int
+
+// failure is an error with an exit code of its own.
+type failure struct {
+	code int
+	err  error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
 
 // run does what the arguments say and returns the exit code: 0, 1 when it
 // failed, 2 when the arguments make no sense.
@@ -62,11 +88,23 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	command, err := parser.Parse(args)
 	if err != nil {
 		fmt.Fprintf(stderr, "rpycfs: %v; see rpycfs --help\n", err)
-		return 2
+		return exitUsage
 	}
-	if err := command.Run(&environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}); err != nil {
-		fmt.Fprintf(stderr, "rpycfs: %v\n", err)
-		return 1
+	env := &environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}
+	if err := command.Run(env); err != nil {
+		env.warn("%w", err)
+		return exitCode(err)
 	}
 	return 0
+}
+
+func exitCode(err error) int {
+	var f *failure
+	switch {
+	case errors.As(err, &f):
+		return f.code
+	case errors.Is(err, mountopt.ErrUsage):
+		return exitUsage
+	}
+	return exitFailed
 }

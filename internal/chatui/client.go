@@ -39,9 +39,9 @@ type Client interface {
 	Fingerprint(ctx context.Context, user string) (string, error)
 	Verify(ctx context.Context, user string) error
 	EnrolRequest(ctx context.Context) (code string, err error)
-	Enrol(ctx context.Context, code string) error
-	Revoke(ctx context.Context, id chatproto.DeviceID) error
-	Recovery(ctx context.Context) (string, error)
+	Enrol(ctx context.Context, code string) (chat.Device, error)
+	Revoke(ctx context.Context, id chatproto.DeviceID) (rotated bool, err error)
+	Recovery() (string, error)
 	Recover(ctx context.Context, key string) error
 }
 

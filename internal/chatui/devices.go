@@ -22,9 +22,9 @@ func (m *model) cmdDevices(args string) tea.Cmd {
 	case word == "revoke" && rest != "":
 		return m.revoke(rest)
 	case word == "recovery":
-		return m.ask(func(ctx context.Context) (string, error) {
-			key, err := m.client.Recovery(ctx)
-			return "recovery key: " + key + "\nWrite it down and keep it safe: who has it can read your sealed rooms. It is not shown again.", err
+		return m.ask(func(context.Context) (string, error) {
+			key, err := m.client.Recovery()
+			return "recovery key: " + key + "\nWrite it down and put it away: with it a new device is enrolled when all others are lost, by whoever has it.", err
 		})
 	case word == "recover" && rest != "":
 		return m.ask(func(ctx context.Context) (string, error) {
@@ -69,7 +69,8 @@ func describeDevices(devices []chat.Device) string {
 func (m *model) enrol(code string) tea.Cmd {
 	return m.ask(func(ctx context.Context) (string, error) {
 		if code != "" {
-			return "the new device is enrolled", m.client.Enrol(ctx, code)
+			d, err := m.client.Enrol(ctx, code)
+			return "device " + d.Name + " is enrolled", err
 		}
 		code, err := m.client.EnrolRequest(ctx)
 		return "enter this on a device that is enrolled already:  /devices enrol " + code, err
@@ -87,7 +88,12 @@ func (m *model) revoke(prefix string) tea.Cmd {
 		if err != nil {
 			return "", err
 		}
-		return "device " + id.String() + " is revoked", m.client.Revoke(ctx, id)
+		rotated, err := m.client.Revoke(ctx, id)
+		text := "device " + id.String() + " is revoked"
+		if rotated {
+			text += "; the recovery key has changed: /devices recovery shows the new one"
+		}
+		return text, err
 	})
 }
 
@@ -121,17 +127,12 @@ func (m *model) cmdVerify(args string) tea.Cmd {
 		m.note(kindError, "usage: /verify USER [yes]")
 		return nil
 	}
-	me := m.client.User()
 	return m.ask(func(ctx context.Context) (string, error) {
-		theirs, err := m.client.Fingerprint(ctx, user)
-		if err != nil {
-			return "", err
+		digits, err := m.client.Fingerprint(ctx, user)
+		if err != nil || user == m.client.User() {
+			return "your fingerprint: " + digits, err
 		}
-		own, err := m.client.Fingerprint(ctx, me)
-		if err != nil {
-			own = "none yet"
-		}
-		return fmt.Sprintf("%s: %s\n%s (you): %s\nCompare both with what %s sees, by voice or in person. If they are the same:  /verify %s yes",
-			user, theirs, me, own, user, user), nil
+		return fmt.Sprintf("fingerprint of you and %s:\n%s\nLet %s read out theirs, by voice or in person. If it is the same:  /verify %s yes",
+			user, digits, user, user), nil
 	})
 }

@@ -144,11 +144,13 @@ func (c *fakeClient) Fingerprint(_ context.Context, user string) (string, error)
 }
 func (c *fakeClient) Verify(_ context.Context, user string) error  { return c.called("verify %s", user) }
 func (c *fakeClient) EnrolRequest(context.Context) (string, error) { return "CODE-1", c.fail }
-func (c *fakeClient) Enrol(_ context.Context, code string) error   { return c.called("enrol %s", code) }
-func (c *fakeClient) Revoke(_ context.Context, id chatproto.DeviceID) error {
-	return c.called("revoke %s", id)
+func (c *fakeClient) Enrol(_ context.Context, code string) (chat.Device, error) {
+	return chat.Device{Name: "phone"}, c.called("enrol %s", code)
 }
-func (c *fakeClient) Recovery(context.Context) (string, error) { return "RECOVERY", c.fail }
+func (c *fakeClient) Revoke(_ context.Context, id chatproto.DeviceID) (bool, error) {
+	return true, c.called("revoke %s", id)
+}
+func (c *fakeClient) Recovery() (string, error) { return "RECOVERY", c.fail }
 func (c *fakeClient) Recover(_ context.Context, key string) error {
 	return c.called("recover %s", key)
 }

@@ -132,6 +132,7 @@ func (e *entry) noteLines(width int) []string {
 	var lines []string
 	for _, text := range bodyLines(e.text, width) {
 		lines = append(lines, "  "+style.Render(mark)+"   "+style.Render(text))
+		mark = " "
 	}
 	return lines
 }

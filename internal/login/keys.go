@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -22,6 +23,9 @@ type keyring struct {
 	identities []string
 	flag       string // Hints.Identity
 	term       *Terminal
+
+	mu     sync.Mutex
+	loaded map[string]ssh.Signer // by path: a passphrase is asked for once
 }
 
 // signers returns the keys. A stated key that cannot be used is an error; of
@@ -30,7 +34,7 @@ func (k *keyring) signers() ([]ssh.Signer, error) {
 	var out []ssh.Signer
 	held := k.agentSigners()
 	for _, path := range k.identities {
-		s, err := k.load(path, held)
+		s, err := k.stated(path, held)
 		if err != nil {
 			return nil, err
 		}
@@ -51,6 +55,24 @@ func (k *keyring) signers() ([]ssh.Signer, error) {
 		}
 	}
 	return out, nil
+}
+
+// stated returns a stated key, which is loaded once.
+func (k *keyring) stated(path string, held []ssh.Signer) (ssh.Signer, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s := k.loaded[path]; s != nil {
+		return s, nil
+	}
+	s, err := k.load(path, held)
+	if err != nil {
+		return nil, err
+	}
+	if k.loaded == nil {
+		k.loaded = make(map[string]ssh.Signer)
+	}
+	k.loaded[path] = s
+	return s, nil
 }
 
 func (k *keyring) agentSigners() []ssh.Signer {

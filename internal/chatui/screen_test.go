@@ -107,7 +107,7 @@ func TestFailed(t *testing.T) {
 	s := newScreen(t, newFake(), 80, 24)
 	s.press("spam", "enter")
 	s.events(&chat.Failed{Message: chat.Message{Room: 1, ID: chatproto.ID{1, 1}, Text: "spam"}, Err: chatproto.ErrNotAllowed})
-	s.shows("!   not sent: not allowed in this room", "!   spam")
+	s.shows("!   not sent: not allowed in this room", "      spam")
 	s.hides("…")
 	s.c.fail = errors.New("disk full")
 	s.press("more", "enter")

@@ -138,10 +138,33 @@ func (l *link) takeCall(h *header) error {
 	}
 	err := discard(l.r, h.payload())
 	if err == nil {
-		l.queueFrame(frame{head: errorFrame(in.tag, p.errorMeta(in, refusal))})
+		p.refuse(in, refusal)
 	}
 	p.discharge(in)
 	return err
+}
+
+// refuse answers a call that is not executed. The slot that it names is used up
+// all the same, as the caller counts it; and if the call was executed before, it
+// is answered as then: a call may itself have revoked the reference that it was
+// made through.
+func (p *Peer) refuse(in *incoming, refusal error) {
+	l, d := in.link, in.fields.dep
+	kind, meta := kindError, p.errorMeta(in, refusal)
+	if in.start > 0 && in.slotted() { // the call fields could be read
+		execute, again, replay, err := p.in.begin(d, l, in.tag)
+		switch {
+		case execute:
+			p.in.end(d, kind, meta)
+		case err != nil:
+			meta = p.errorMeta(in, err)
+		case again == 0:
+			return // it still runs, and will be answered here
+		default:
+			kind, meta = again, replay
+		}
+	}
+	l.queueFrame(frame{head: metaFrame(kind, in.tag, meta)})
 }
 
 // parse decodes the call fields and finds the method.
@@ -162,7 +185,7 @@ func (p *Peer) parse(in *incoming, h *header) error {
 		mux = p.builtin
 	}
 	if mux != nil {
-		in.method = mux.handlers[h.method]
+		in.method = mux.method(h.method)
 	}
 	switch m := in.method; {
 	case m.info == nil:

@@ -147,7 +147,11 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	if err != nil {
 		c.sessionChanged(client.State{Since: time.Now(), LastError: err})
+		c.recallRooms()
+	} else {
+		c.rememberRooms()
 	}
+	c.outbox.adopt() // what waits already goes out before what is said from now on
 	go c.run(l)
 	c.work.Go(c.adoptLoop)
 	return c, nil
@@ -166,6 +170,7 @@ func (c *Client) Close() error {
 	c.outbox.mu.Lock() // whoever has not seen the error has started its work
 	c.outbox.mu.Unlock()
 	c.work.Wait()
+	c.rememberRooms()
 	return c.sealed.close()
 }
 

@@ -286,6 +286,9 @@ func (c *Client) adoptLoop() {
 }
 
 func (o *outbox) adopt() {
+	if o.state == nil {
+		return
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	left, err := o.state.Adopt()

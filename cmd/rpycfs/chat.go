@@ -122,7 +122,21 @@ func (l *chatLogin) with(env *environment, cfg chat.Config, f func(ctx context.C
 	if err != nil && c.Err() != nil {
 		err = c.Err() // why nothing went
 	}
-	return errors.Join(err, c.Close())
+	return errors.Join(err, finish(env, c))
+}
+
+// flushTimeout bounds how long a command stays for messages that earlier ones
+// have left in the outbox.
+const flushTimeout = 5 * time.Second
+
+// finish ends the client. What waits in the outbox goes out first, if it can.
+func finish(env *environment, c *chat.Client) error {
+	if s := c.Status(); s.Connected && s.Outbox > 0 {
+		ctx, cancel := context.WithTimeout(env.ctx, flushTimeout)
+		_ = c.Flush(ctx) // or it waits for the next
+		cancel()
+	}
+	return c.Close()
 }
 
 // openRoom returns a room that the user is in, the direct room with @user, or a
@@ -131,6 +145,9 @@ func openRoom(ctx context.Context, c *chat.Client, name string) (*chat.Room, err
 	r, err := c.Room(name)
 	if err == nil {
 		return r, nil
+	}
+	if s := c.Status(); !s.Connected && s.LastError != nil {
+		return nil, fmt.Errorf("%s: the server cannot be reached, and this room is not known here: %w", name, s.LastError)
 	}
 	if user, direct := strings.CutPrefix(name, "@"); direct {
 		r, err = c.Direct(ctx, user)

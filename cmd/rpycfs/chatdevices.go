@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/rpycfs/rpycfs/chat"
 	"github.com/rpycfs/rpycfs/chat/chatproto"
@@ -56,8 +55,11 @@ func (d *chatDevices) Run(env *environment) error {
 			return d.tell(env, c.Recover(ctx, key), "this device is enrolled")
 		}
 		user := d.User
-		if user == "" {
+		if user == "" || user == c.User() {
 			user = c.User()
+			if err := c.Enrolled(ctx); err != nil { // makes this device's keys at first use
+				env.warn("%w", err)
+			}
 		}
 		devices, err := c.Devices(ctx, user)
 		if err != nil {
@@ -98,7 +100,7 @@ func (d *chatDevices) revoke(ctx context.Context, env *environment, c *chat.Clie
 
 func (d *chatDevices) print(env *environment, devices []chat.Device) error {
 	p := printer{env.stdout, d.JSON}
-	table := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
+	table := newTable(env.stdout)
 	for _, device := range devices {
 		if d.JSON {
 			err := p.object(jsonDevice{device.ID.String(), device.Name, jsonTime(device.Added), device.Revoked, device.This})

@@ -27,8 +27,8 @@ type lineClient struct {
 	room   *chat.Room
 	print  printer
 
-	echoed  chan chatproto.ID // what was said and has come back
-	refused int               // messages; the printing goroutine's until it has ended
+	echoed chan chatproto.ID // what was said and has come back
+	told   teller            // the printing goroutine's until it has ended
 }
 
 // lines is rpycfs chat without a terminal.
@@ -75,8 +75,8 @@ func (l *lineClient) run(follow bool) error {
 		return ended
 	case err != nil && l.env.ctx.Err() == nil:
 		return err
-	case l.refused > 0:
-		return fmt.Errorf("%d messages were refused", l.refused)
+	case l.told.refused > 0:
+		return fmt.Errorf("%d messages were refused", l.told.refused)
 	}
 	return l.waiting()
 }
@@ -189,14 +189,14 @@ func (l *lineClient) event(e chat.Event) error {
 		}
 		return err
 	case *chat.Failed:
-		report(l.env, e, &l.refused)
+		l.told.report(l.env, e)
 		l.settled(e.Message.ID)
 	case *chat.RoomGone:
 		if e.Room.ID == l.room.ID() {
 			return errors.New("you are no longer in " + roomTitle(l.room.Name()))
 		}
 	default:
-		report(l.env, e, &l.refused)
+		l.told.report(l.env, e)
 	}
 	return nil
 }
@@ -215,22 +215,29 @@ func (l *lineClient) settled(id chatproto.ID) {
 	}
 }
 
-// report prints on standard error what a person should know and is no message.
-func report(env *environment, e chat.Event, refused *int) {
+// teller prints on standard error what a person should know and is no message.
+type teller struct {
+	refused int  // messages
+	lost    bool // the connection
+}
+
+func (t *teller) report(env *environment, e chat.Event) {
 	switch e := e.(type) {
 	case *chat.Failed:
-		*refused++
+		t.refused++
 		env.warn("not sent: %w: %s", e.Err, e.Message.Text)
 	case *chat.Notice:
 		env.warn("server: %s", e.Text)
 	case *chat.Warning:
 		env.warn("%s: %s", roomTitle(e.RoomName), e.Text)
 	case *chat.Connection:
-		if e.Status.Connected {
-			env.warn("connected")
-		} else {
+		switch {
+		case !e.Status.Connected && !t.lost:
 			env.warn("the connection is lost; trying again")
+		case e.Status.Connected && t.lost:
+			env.warn("connected again")
 		}
+		t.lost = !e.Status.Connected
 	}
 }
 

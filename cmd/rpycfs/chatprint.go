@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"text/tabwriter"
 	"time"
 	"unicode"
 	"unicode/utf16"
@@ -153,6 +154,34 @@ func roomTitle(name string) string {
 		return name
 	}
 	return "#" + name
+}
+
+// table prints lines of cells, ended by tabs, in columns without blanks at the end.
+type table struct {
+	out   io.Writer
+	text  strings.Builder
+	cells *tabwriter.Writer
+}
+
+func newTable(out io.Writer) *table {
+	t := &table{out: out}
+	t.cells = tabwriter.NewWriter(&t.text, 0, 0, 2, ' ', 0)
+	return t
+}
+
+func (t *table) Write(p []byte) (int, error) { return t.cells.Write(p) }
+
+// Flush prints the lines.
+func (t *table) Flush() error {
+	if err := t.cells.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(t.text.String()) {
+		if _, err := fmt.Fprintln(t.out, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 var stateNames = map[uint8]string{chatproto.Offline: "offline", chatproto.Away: "away", chatproto.Online: "online"}

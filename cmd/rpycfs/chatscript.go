@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/rpycfs/rpycfs/chat"
 	"github.com/rpycfs/rpycfs/chat/chatproto"
@@ -86,7 +85,7 @@ func (l *chatLog) Run(env *environment) error {
 		return err
 	}
 	err = l.print(env, c)
-	return errors.Join(err, c.Close())
+	return errors.Join(err, finish(env, c))
 }
 
 func (l *chatLog) print(env *environment, c *chat.Client) error {
@@ -158,7 +157,7 @@ func between(ctx context.Context, r *chat.Room, after, end uint64) (messages []c
 
 // follow prints the room's entries above after, as they come.
 func follow(env *environment, c *chat.Client, p *printer, id chatproto.RoomID, after uint64) error {
-	refused := 0
+	var told teller
 	for e := range c.Events(env.ctx) {
 		switch e := e.(type) {
 		case *chat.Message:
@@ -173,7 +172,7 @@ func follow(env *environment, c *chat.Client, p *printer, id chatproto.RoomID, a
 				return errors.New("you are no longer in " + roomTitle(e.Room.Title()))
 			}
 		default:
-			report(env, e, &refused)
+			told.report(env, e)
 		}
 	}
 	return c.Err()
@@ -262,7 +261,7 @@ func (r *chatRooms) Run(env *environment) error {
 
 func (r *chatRooms) print(env *environment, rooms []chat.RoomInfo) error {
 	p := printer{env.stdout, r.JSON}
-	table := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
+	table := newTable(env.stdout)
 	for i := range rooms {
 		info := &rooms[i]
 		if r.JSON {
@@ -333,7 +332,7 @@ func presences(names []string, users []chat.Presence) []chat.Presence {
 
 func (w *chatWho) print(env *environment, users []chat.Presence) error {
 	p := printer{env.stdout, w.JSON}
-	table := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
+	table := newTable(env.stdout)
 	for _, u := range users {
 		if w.JSON {
 			if err := p.object(jsonUser{User: u.User, State: stateNames[u.State], Text: u.Text, Since: jsonTime(u.Since)}); err != nil {

@@ -38,6 +38,7 @@ type Client interface {
 	Devices(ctx context.Context, user string) ([]chat.Device, error)
 	Fingerprint(ctx context.Context, user string) (string, error)
 	Verify(ctx context.Context, user string) error
+	Enrolled(ctx context.Context) error
 	EnrolRequest(ctx context.Context) (code string, err error)
 	Enrol(ctx context.Context, code string) (chat.Device, error)
 	Revoke(ctx context.Context, id chatproto.DeviceID) (rotated bool, err error)

@@ -36,7 +36,7 @@ func (m *model) cmdDevices(args string) tea.Cmd {
 	}
 	user := strings.TrimPrefix(word, "@")
 	if user == "" {
-		user = m.client.User()
+		return m.ownDevices()
 	}
 	return m.ask(func(ctx context.Context) (string, error) {
 		devices, err := m.client.Devices(ctx, user)
@@ -44,6 +44,22 @@ func (m *model) cmdDevices(args string) tea.Cmd {
 			return "", err
 		}
 		return "devices of " + user + ":\n" + describeDevices(devices), nil
+	})
+}
+
+// ownDevices also tells whether this one may open sealed rooms.
+func (m *model) ownDevices() tea.Cmd {
+	return m.ask(func(ctx context.Context) (string, error) {
+		enrolled := m.client.Enrolled(ctx) // makes this device's keys at first use
+		devices, err := m.client.Devices(ctx, m.client.User())
+		if err != nil {
+			return "", err
+		}
+		text := "your devices:\n" + describeDevices(devices)
+		if enrolled != nil {
+			text += "\n" + enrolled.Error() + "; /devices enrol begins that"
+		}
+		return text, nil
 	})
 }
 

@@ -143,6 +143,7 @@ func (c *fakeClient) Fingerprint(_ context.Context, user string) (string, error)
 	return "finger of " + user, c.fail
 }
 func (c *fakeClient) Verify(_ context.Context, user string) error  { return c.called("verify %s", user) }
+func (c *fakeClient) Enrolled(context.Context) error               { return c.fail }
 func (c *fakeClient) EnrolRequest(context.Context) (string, error) { return "CODE-1", c.fail }
 func (c *fakeClient) Enrol(_ context.Context, code string) (chat.Device, error) {
 	return chat.Device{Name: "phone"}, c.called("enrol %s", code)

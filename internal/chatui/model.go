@@ -80,8 +80,15 @@ func (m *model) refresh() {
 	for _, p := range m.client.Users() {
 		m.users[p.User] = p
 	}
+	known := make(map[chatproto.RoomID]bool)
 	for _, info := range m.client.Rooms() {
+		known[info.ID] = true
 		m.roomChanged(info)
+	}
+	for _, r := range slices.Clone(m.rooms) {
+		if !known[r.info.ID] {
+			m.roomGone(r.info)
+		}
 	}
 	for _, p := range m.client.Pending() {
 		if r := m.room(p.Room); r != nil {

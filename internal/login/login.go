@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -148,6 +149,10 @@ func ParseTarget(s string) (Target, error) {
 			return t, fmt.Errorf("%q is not of the form [user@]host[:port]%w", s, usage{})
 		}
 		host, port = h, p
+	case strings.Contains(rest, ":"):
+		if _, err := netip.ParseAddr(rest); err != nil {
+			return t, fmt.Errorf("%q is not of the form [user@]host[:port]%w", s, usage{})
+		}
 	}
 	if host == "" || strings.ContainsAny(host, "/[]@ \x00") {
 		return t, fmt.Errorf("%q is not of the form [user@]host[:port]%w", s, usage{})

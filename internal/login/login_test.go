@@ -38,7 +38,7 @@ func TestParseTarget(t *testing.T) {
 			t.Errorf("%q: %+v, %v", in, got, err)
 		}
 	}
-	for _, in := range []string{"", "@host", "alice@", "host:", "host:0", "host:65536", "host:x", ":19912", "[::1", "[::1]x", "[::1]:", "a/b", "ho st", "a\x00b"} {
+	for _, in := range []string{"", "@host", "alice@", "host:", "host:0", "host:65536", "host:x", ":19912", "[::1", "[::1]x", "[::1]:", "a/b", "1.2.3.4:5:6", "ho st", "a\x00b"} {
 		if got, err := ParseTarget(in); !errors.Is(err, mountopt.ErrUsage) {
 			t.Errorf("%q: %+v, %v", in, got, err)
 		}

@@ -215,6 +215,7 @@ func (e *Engine) takeAnswer(ctx context.Context, srv Server, raws [][]byte) erro
 		if err := e.adoptOwn(raws, a.names(e.user, raws)); err != nil {
 			return err
 		}
+		e.Retry()
 		return srv.DropMail(ctx, mail.ID)
 	}
 	return ErrNotEnrolled

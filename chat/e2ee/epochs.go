@@ -297,40 +297,42 @@ func (p *pass) warnAdopted(v *verdict, h *header, now *members, known bool) {
 	}
 }
 
-// later tells whether the server has a later epoch that no longer counts on a
-// device: so the device was revoked after its message was said.
-func (p *pass) later(user string, device chatproto.DeviceID, epoch uint64) (bool, error) {
-	epochs, err := p.srv.Keys(p.ctx, p.id, p.e.device.id, epoch+1)
-	if err != nil {
-		return false, err
-	}
-	for _, k := range epochs {
-		h := new(header)
-		s, err := unwrap(k.Header, chatproto.MaxHeader, h)
-		if err != nil || h.Room != p.room.Room {
-			continue
+// later tells whether the server has a later epoch, made by a device that is
+// still in use. What came before it is no news of a device that was revoked.
+func (p *pass) later() (bool, error) {
+	for from := p.room.Epoch + 1; ; {
+		epochs, err := p.srv.Keys(p.ctx, p.id, p.e.device.id, from)
+		if err != nil || len(epochs) == 0 {
+			return false, err
 		}
-		if err := p.checkMaker(h, s); err != nil {
-			if !isRefusal(err) {
-				return false, err
+		for _, k := range epochs {
+			h := new(header)
+			s, err := unwrap(k.Header, chatproto.MaxHeader, h)
+			if err != nil || h.Room != p.room.Room || h.Epoch < from {
+				continue
 			}
-			continue
+			from = h.Epoch + 1
+			good, err := p.vouches(h, s)
+			if good || err != nil {
+				return good, err
+			}
 		}
-		if r := h.recipient(user); r == nil || p.revokedAt(user, r.Version, device) {
-			return true, nil
+		if from == epochs[0].Epoch || epochs[len(epochs)-1].Epoch >= from {
+			return false, nil // nothing of it was of use
 		}
 	}
-	return false, nil
 }
 
-func (p *pass) revokedAt(user string, version uint64, device chatproto.DeviceID) bool {
-	l := new(deviceList)
-	ok, err := p.load(keyList(user, version), l)
-	if !ok || err != nil {
-		return false
+// vouches tells whether a header is signed by a device that is still in use.
+func (p *pass) vouches(h *header, s *signed) (bool, error) {
+	if err := p.checkMaker(h, s); err != nil {
+		if isRefusal(err) {
+			return false, nil
+		}
+		return false, err
 	}
-	d := l.device(device)
-	return d == nil || d.Revoked != 0
+	revoked, err := p.revoked(h.Maker, h.Device)
+	return !revoked, err
 }
 
 // renewKey looks for a key that has come since, once per engine until Retry.

@@ -120,12 +120,17 @@ func (p *pass) apply(v *verdict, m *chatproto.Message, st *statement, h hash) er
 	return p.store(keySeen(p.id, h), &number{A: m.Seq})
 }
 
-// warnIfRevoked warns when a change is signed by a device that is revoked by now
-// but was not when the room's last key was made.
+// warnIfRevoked warns of what a device has signed that is revoked by now, unless
+// a later key shows that it is no news: a thief of the device and the server
+// could have made it after the revocation.
 func (p *pass) warnIfRevoked(v *verdict, user string, device chatproto.DeviceID) error {
 	revoked, err := p.revoked(user, device)
-	if err == nil && revoked {
-		v.warn("signed by a device that %s has revoked", user)
+	if err != nil || !revoked {
+		return err
+	}
+	before, err := p.later()
+	if err == nil && !before {
+		v.warn("this comes from a device that %s has revoked since", user)
 	}
 	return err
 }

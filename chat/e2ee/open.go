@@ -56,7 +56,7 @@ func (p *pass) genuine(v *verdict, m *chatproto.Message, t *sealedText, s *signe
 	if err := p.count(v, m, t); err != nil {
 		return err
 	}
-	return p.warnIfStolen(v, m, t)
+	return p.warnIfRevoked(v, m.From, t.Device)
 }
 
 // count checks that the message's number comes after that of the device's message
@@ -81,20 +81,6 @@ func (p *pass) count(v *verdict, m *chatproto.Message, t *sealedText) error {
 		}
 	}
 	return p.store(key, &number{A: t.Counter})
-}
-
-// warnIfStolen warns of a message from a device that has been revoked meanwhile,
-// unless a later key shows that it was said before.
-func (p *pass) warnIfStolen(v *verdict, m *chatproto.Message, t *sealedText) error {
-	revoked, err := p.revoked(m.From, t.Device)
-	if err != nil || !revoked {
-		return err
-	}
-	before, err := p.later(m.From, t.Device, t.Epoch)
-	if err == nil && !before {
-		v.warn("this comes from a device that %s has revoked", m.From)
-	}
-	return err
 }
 
 // checkPrev compares the past that the sender knew with the one shown here.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +34,7 @@ func (e *Engine) Recover(ctx context.Context, srv Server, printed string) error 
 	}
 	for range 8 {
 		err := e.recoverOnce(ctx, srv, seed)
+		e.Retry()
 		if !errors.Is(err, chatproto.ErrConflict) {
 			return err
 		}
@@ -200,15 +202,23 @@ func (e *Engine) handOver(ctx context.Context, srv Server, to chatproto.DeviceID
 		return err
 	}
 	for _, room := range rooms {
-		keys, err := e.sealHistory(room, to, pub)
+		err := e.catchUp(ctx, srv, room, math.MaxUint64)
 		if err == nil {
-			err = addKeys(ctx, srv, room, keys)
+			err = e.handOverRoom(ctx, srv, room, to, pub)
 		}
 		if err != nil && !errors.Is(err, chatproto.ErrNoRoom) {
 			return err
 		}
 	}
 	return nil
+}
+
+func (e *Engine) handOverRoom(ctx context.Context, srv Server, room chatproto.RoomID, to chatproto.DeviceID, pub hash) error {
+	keys, err := e.sealHistory(room, to, pub)
+	if err != nil {
+		return err
+	}
+	return addKeys(ctx, srv, room, keys)
 }
 
 // rooms returns the rooms that this device knows.

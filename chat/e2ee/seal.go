@@ -26,12 +26,15 @@ func (e *Engine) Seal(ctx context.Context, srv Server, room chatproto.RoomID, id
 	if err := plain.check(); err != nil {
 		return 0, nil, err
 	}
-	if err := e.prepare(ctx, srv, room, &id); err != nil {
+	refused, err := e.sealedBefore(room, id)
+	if err == nil {
+		err = e.prepare(ctx, srv, room, refused != 0)
+	}
+	if err != nil {
 		return 0, nil, err
 	}
 	for range maxTries {
-		err := e.renew(ctx, srv, room)
-		if err != nil {
+		if err := e.renew(ctx, srv, room, refused); err != nil {
 			return 0, nil, err
 		}
 		epoch, body, err = e.sealNow(ctx, srv, room, id, plain)
@@ -48,20 +51,26 @@ const maxTries = 8
 // errStale means that the present key is not sealed to whom it should be.
 var errStale = errors.New("e2ee: the room needs a new key")
 
+// sealedBefore returns the epoch that a message was last sealed with, which the
+// server has refused; 0: none.
+func (e *Engine) sealedBefore(room chatproto.RoomID, id chatproto.ID) (uint64, error) {
+	var n number
+	err := e.transact(func(w *work) error {
+		n = number{}
+		_, err := w.load(keyOut(room, id), &n)
+		return err
+	})
+	return n.B, err
+}
+
 // prepare learns of what changed. It asks the server the first time for each
-// room, and again for an id that was sealed before, because then the server has
-// said that something changed.
-func (e *Engine) prepare(ctx context.Context, srv Server, room chatproto.RoomID, id *chatproto.ID) error {
+// room, and whenever the server has said that something changed.
+func (e *Engine) prepare(ctx context.Context, srv Server, room chatproto.RoomID, changed bool) error {
 	e.mu.Lock()
 	fresh := e.fresh[room]
 	e.mu.Unlock()
-	if fresh && id != nil {
-		var n number
-		var again bool
-		err := e.transact(func(w *work) (err error) { again, err = w.load(keyOut(room, *id), &n); return err })
-		if err != nil || !again {
-			return err
-		}
+	if fresh && !changed {
+		return nil
 	}
 	if err := e.catchUp(ctx, srv, room, math.MaxUint64); err != nil {
 		return err
@@ -93,10 +102,11 @@ func (e *Engine) syncMembers(ctx context.Context, srv Server, room chatproto.Roo
 	return nil
 }
 
-// renew makes sure that the room's key is sealed to whom it should be.
-func (e *Engine) renew(ctx context.Context, srv Server, room chatproto.RoomID) error {
+// renew makes sure that the room's key is sealed to whom it should be, and is not
+// of the epoch that the server has refused.
+func (e *Engine) renew(ctx context.Context, srv Server, room chatproto.RoomID, refused uint64) error {
 	for range maxTries {
-		req, rest, err := e.planEpoch(ctx, srv, room)
+		req, rest, err := e.planEpoch(ctx, srv, room, refused)
 		if err != nil {
 			return err
 		}
@@ -122,7 +132,7 @@ func (e *Engine) renew(ctx context.Context, srv Server, room chatproto.RoomID) e
 
 // planEpoch returns the request for the epoch that is needed, nil if none is, and
 // the boxes to be added to it or to the present one.
-func (e *Engine) planEpoch(ctx context.Context, srv Server, room chatproto.RoomID) (req *chatproto.PutKeysReq, rest []chatproto.SealedKey, err error) {
+func (e *Engine) planEpoch(ctx context.Context, srv Server, room chatproto.RoomID, refused uint64) (req *chatproto.PutKeysReq, rest []chatproto.SealedKey, err error) {
 	err = e.transact(func(w *work) error {
 		p, err := e.ready(ctx, w, srv, room)
 		if err != nil {
@@ -132,7 +142,7 @@ func (e *Engine) planEpoch(ctx context.Context, srv Server, room chatproto.RoomI
 		if err != nil {
 			return err
 		}
-		if p.current(to) {
+		if p.current(to) && p.room.Epoch != refused {
 			req = nil
 			rest, err = p.dueRest()
 		} else if req, rest, err = p.newEpoch(to); err == nil && len(rest) > 0 {
@@ -241,14 +251,14 @@ func (p *pass) recipients() ([]recipient, error) {
 	return to, nil
 }
 
-// current tells whether the newest epoch is valid, open, and sealed to exactly
-// those.
+// current tells whether the newest epoch is valid, open, made after all changes of
+// the membership, and sealed to exactly those.
 func (p *pass) current(to []recipient) bool {
 	if p.room.Epoch == 0 || p.room.Epoch != p.room.Top {
 		return false
 	}
 	h, key, err := p.header(p.room.Epoch)
-	return err == nil && h != nil && key != hash{} && slices.Equal(h.Recipients, to)
+	return err == nil && h != nil && key != hash{} && h.Members == p.room.Members && slices.Equal(h.Recipients, to)
 }
 
 // newEpoch returns the request for a new epoch, and the boxes that do not fit
@@ -332,7 +342,7 @@ func (e *Engine) sealNow(ctx context.Context, srv Server, room chatproto.RoomID,
 			return errStale
 		}
 		t := &sealedText{Epoch: p.room.Epoch, Device: e.device.id}
-		if t.Counter, t.GivenUp, err = w.nextCounter(room, id); err != nil {
+		if t.Counter, t.GivenUp, err = w.nextCounter(room, id, t.Epoch); err != nil {
 			return err
 		}
 		if p.room.Chain != (hash{}) {
@@ -366,8 +376,8 @@ func (p *pass) seal(t *sealedText, id chatproto.ID, plain *plainText) ([]byte, e
 }
 
 // nextCounter returns the counter of a message, the same for the same id, and how
-// many right before it were given up.
-func (w *work) nextCounter(room chatproto.RoomID, id chatproto.ID) (counter uint64, givenUp uint32, err error) {
+// many right before it were given up. It notes the epoch.
+func (w *work) nextCounter(room chatproto.RoomID, id chatproto.ID, epoch uint64) (counter uint64, givenUp uint32, err error) {
 	var own ownRecord
 	if _, err := w.load(keyOwn(room), &own); err != nil {
 		return 0, 0, err
@@ -380,12 +390,13 @@ func (w *work) nextCounter(room chatproto.RoomID, id chatproto.ID) (counter uint
 	if !have {
 		own.Last++
 		n.A = own.Last
-		if err := w.store(keyOut(room, id), &n); err != nil {
-			return 0, 0, err
-		}
 		if err := w.store(keyOwn(room), &own); err != nil {
 			return 0, 0, err
 		}
+	}
+	n.B = epoch
+	if err := w.store(keyOut(room, id), &n); err != nil {
+		return 0, 0, err
 	}
 	for slices.Contains(own.GivenUp, n.A-1-uint64(givenUp)) {
 		givenUp++
@@ -441,7 +452,7 @@ func (e *Engine) renewAll(ctx context.Context, srv Server) error {
 	}
 	var failed error
 	for _, room := range rooms {
-		err := e.prepare(ctx, srv, room, nil)
+		err := e.prepare(ctx, srv, room, true)
 		if err == nil {
 			err = e.renewStarted(ctx, srv, room)
 		}
@@ -464,5 +475,5 @@ func (e *Engine) renewStarted(ctx context.Context, srv Server, room chatproto.Ro
 	if err != nil || at.Top == 0 {
 		return err
 	}
-	return e.renew(ctx, srv, room)
+	return e.renew(ctx, srv, room, 0)
 }

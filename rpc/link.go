@@ -24,12 +24,12 @@ const (
 )
 
 // The largest single write to a stream that shares its connection, in bytes: a
-// small call waits behind at most one of each other stream. On streams without
-// bulk it fits one TLS record: the multiplexer keeps a buffer of the largest
+// small call waits behind at most one of each other stream. It is smaller on
+// streams without bulk, because the multiplexer keeps a buffer of the largest
 // write that it has seen.
 const (
 	bulkFragment  = 64 << 10
-	smallFragment = maxRecord - muxHeader
+	smallFragment = 4<<10 - muxHeader
 )
 
 // bufferSize is that of a link's buffers, in bytes. They are borrowed: a link on

@@ -3,13 +3,14 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // Mux is the set of methods of one object: a session's root service, or an
 // object exported with Peer.Export. It is filled before it is used and then
 // only read.
 type Mux struct {
-	handlers map[uint16]method
+	methods []method // by number
 }
 
 // method is an operation with its handler. There is one per operation and
@@ -78,13 +79,24 @@ func (r *Request) SetReply(n int) {
 // that has begun to change something carries it through whatever ctx says.
 // A second handler for the same operation panics.
 func Handle[Req, Res any](m *Mux, op *Op[Req, Res], h func(ctx context.Context, r *Request, req *Req, res *Res) error) {
-	if m.handlers == nil {
-		m.handlers = make(map[uint16]method)
-	}
-	if m.Handles(op.Number) {
+	i, taken := m.search(op.Number)
+	if taken {
 		panic(fmt.Sprintf("rpc: %s has two handlers", op.Name))
 	}
-	m.handlers[op.Number] = method{&op.Info, h}
+	m.methods = slices.Insert(m.methods, i, method{&op.Info, h})
+}
+
+// search returns where the method of this number is, or belongs.
+func (m *Mux) search(number uint16) (int, bool) {
+	return slices.BinarySearchFunc(m.methods, number, func(m method, number uint16) int { return int(m.info.Number) - int(number) })
+}
+
+// method returns the method of this number; its info is nil if there is none.
+func (m *Mux) method(number uint16) method {
+	if i, ok := m.search(number); ok {
+		return m.methods[i]
+	}
+	return method{}
 }
 
 // invoke decodes a request, calls the handler, which belongs to op, and encodes
@@ -111,6 +123,6 @@ func (op *Op[Req, Res]) invoke(handler any, ctx context.Context, r *Request, met
 
 // Handles reports whether m answers the operation with this number.
 func (m *Mux) Handles(number uint16) bool {
-	_, ok := m.handlers[number]
+	_, ok := m.search(number)
 	return ok
 }

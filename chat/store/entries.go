@@ -18,8 +18,14 @@ func searchable(kind uint8) bool {
 	return kind == chatproto.KindText || kind == chatproto.KindAction
 }
 
-// scope is what the index holds of an entry beside its text.
-func scope(room chatproto.RoomID, sender int64) string { return fmt.Sprintf("r%d u%d", room, sender) }
+// eraBits is how many low bits of a place its era leaves out.
+const eraBits = 16
+
+// scope is what the index holds of an entry beside its text: words for its room,
+// its sender and its era.
+func scope(room chatproto.RoomID, sender, place int64) string {
+	return fmt.Sprintf("r%d u%d e%d", room, sender, place>>eraBits)
+}
 
 const (
 	insertMessage = "INSERT INTO messages(key, sender, id, kind, target, time, sent, place, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -39,7 +45,7 @@ func (b *batch) append(r *room, m chatproto.Message, c *Change) {
 		b.s.place++
 		place = b.s.place
 		b.exec(insertPlace, place, keyOf(r.id, m.Seq), m.Time)
-		b.exec(insertWords, place, string(m.Body), scope(r.id, sender))
+		b.exec(insertWords, place, string(m.Body), scope(r.id, sender, b.s.place))
 	}
 	b.exec(insertMessage, keyOf(r.id, m.Seq), sender, m.ID[:], m.Kind, b.userOrNull(m.Target), m.Time, m.Sent, place, bytesOf(m.Body))
 	c.Room, c.Message = r.id, m

@@ -125,10 +125,10 @@ func (b *batch) removable(r *room, first uint64) (list []removed, err error) {
 // forget takes an entry out of the index and remembers its id. The index is told
 // exactly what it was given: it has no text of its own to go by.
 func (b *batch) forget(e *removed) {
-	if e.place != nil {
+	if place, indexed := e.place.(int64); indexed {
 		b.exec("INSERT INTO words(words, rowid, body, scope) VALUES ('delete', ?, ?, ?)",
-			e.place, string(e.m.Body), scope(e.m.Room, e.sender))
-		b.exec("DELETE FROM places WHERE place = ?", e.place)
+			place, string(e.m.Body), scope(e.m.Room, e.sender, place))
+		b.exec("DELETE FROM places WHERE place = ?", place)
 	}
 	b.exec("INSERT OR REPLACE INTO spent(sender, id, message, kind, target, time, digest, until) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
 		e.sender, e.m.ID[:], keyOf(e.m.Room, e.m.Seq), e.m.Kind, e.target, e.m.Time, digest(e.m.Body), b.now+spentFor.Microseconds())

@@ -20,8 +20,9 @@ const applicationID = 0x72707963
 // page of it one walk. Its place in the index is another number, which grows
 // with time over all rooms, because FTS5 walks a word's entries in that order:
 // the newest matches come first without sorting. The column scope of the index
-// holds a word for the room and one for the sender, so that membership and the
-// filters are decided by the same walk. The index keeps no text of its own.
+// holds words for the room, the sender and the era (a range of places), so that
+// membership and the filters are decided by the same walk, and the walk ends.
+// The index keeps no text of its own.
 var migrations = []string{`
 CREATE TABLE users (
 	id   INTEGER PRIMARY KEY,

@@ -110,7 +110,7 @@ func TestFirstVersion(t *testing.T) {
 			(1099511627778, 2, x'00000000000000000000000000000002', 5, NULL, 200, 0, NULL, x''),
 			(1099511627779, 1, x'00000000000000000000000000000003', 1, NULL, 300, 299, 1, CAST('old words' AS BLOB));
 		INSERT INTO places VALUES (1, 1099511627779, 300);
-		INSERT INTO words(rowid, body, scope) VALUES (1, 'old words', 'r1 u1');`)
+		INSERT INTO words(rowid, body, scope) VALUES (1, 'old words', 'r1 u1 e0');`)
 	c := script{t: t, s: open(t, Config{Path: path})}
 	state, err := c.s.Room(background, "bob", 1)
 	want := chatproto.RoomInfo{Room: 1, Kind: chatproto.RoomPublic, Name: "lobby", Topic: "tea", Members: 2, First: 1, Last: 3, Member: true}

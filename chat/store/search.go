@@ -41,34 +41,38 @@ func (s *Store) Search(ctx context.Context, user string, req *chatproto.SearchRe
 	return res, nil
 }
 
-// Bounds of the work of one search. Words that are common by themselves but
-// never meet would otherwise be compared over the whole log.
-const (
-	searchStep = 1 << 17                // places between two looks at the clock
-	searchTime = 100 * time.Millisecond // after which no further step is made
-)
+// searchTime bounds the work of one search: after it no further era is walked.
+// Words that are common by themselves but never meet would otherwise be compared
+// over the whole log.
+const searchTime = 100 * time.Millisecond
 
 // walk fills p with what matches in the places from from to to, newest first,
-// and returns the cursor to go on with.
+// and returns the cursor to go on with. It goes era by era: only where a term
+// has no further entries does the index give up looking for ones that meet, and
+// an era is such a term.
 func (s *Store) walk(ctx context.Context, db *conn, p *page, match string, names []string, from, to int64) (cursor uint64, err error) {
-	for begun := time.Now(); from < to; {
-		low, last := max(from, to-s.searchStep), int64(0)
-		err := db.query(ctx, searchWords, func(row []driver.Value) error {
+	for begun := time.Now(); ; {
+		newest, found, err := db.number("SELECT max(place) FROM places WHERE place < ?", to)
+		if err != nil || !found || newest < from {
+			return 0, err
+		}
+		era, last := newest>>eraBits, int64(0)
+		low := max(from, era<<eraBits)
+		err = db.query(ctx, searchWords, func(row []driver.Value) error {
 			if !p.add(messageOf(names, row)) {
 				cursor = uint64(last)
 				return errEnough
 			}
 			last = int64(num(row[8]))
 			return nil
-		}, match, low, to, p.limit+1-len(p.messages))
+		}, fmt.Sprintf("scope : e%d AND %s", era, match), low, to, p.limit+1-len(p.messages))
 		if err != nil || cursor != 0 {
 			return cursor, err
 		}
-		if to = low; from < to && time.Since(begun) >= s.searchTime {
+		if to = low; time.Since(begun) >= s.searchTime && from < to {
 			return uint64(to), nil
 		}
 	}
-	return 0, nil
 }
 
 const searchWords = "SELECT " + messageColumns + `, p.place FROM words w

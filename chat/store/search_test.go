@@ -110,12 +110,16 @@ func TestSearchInjection(t *testing.T) {
 	}
 }
 
-// Pages and bounded steps give together what one walk gives.
+// Pages and eras, some of which have nothing in them any more, give together
+// what one walk gives.
 func TestSearchPages(t *testing.T) {
 	c := script{t: t, s: open(t, Config{})}
 	lobby, other := c.join("alice", LobbyName), c.create("alice", "other", chatproto.RoomPublic)
 	var want, wantOther []string
 	for i := range 60 {
+		if i%20 == 10 { // the places between belong to what is no longer kept
+			c.ok(c.s.do(background, 0, func(b *batch) error { b.s.place += 3<<eraBits - 5; return nil }))
+		}
 		text := fmt.Sprintf("number %d %s", i, []string{"even", "odd"}[i%2])
 		if i%3 == 0 {
 			c.say("alice", other, text)
@@ -127,20 +131,25 @@ func TestSearchPages(t *testing.T) {
 	}
 	slices.Reverse(want)
 	slices.Reverse(wantOther)
-	for _, step := range []int64{7, 1000} {
-		c.s.searchStep, c.s.searchTime = step, 0
+	for _, c.s.searchTime = range []time.Duration{0, time.Hour} {
 		for _, limit := range []uint32{7, 20, 0} {
 			if got := c.found("alice", chatproto.SearchReq{Terms: []string{"number"}, Limit: limit}); !slices.Equal(got, want) {
-				t.Errorf("step %d, limit %d: %q", step, limit, got)
+				t.Errorf("%v, limit %d: %q", c.s.searchTime, limit, got)
 			}
 			if got := c.found("alice", chatproto.SearchReq{Room: other, Limit: limit}); !slices.Equal(got, wantOther) {
-				t.Errorf("step %d, limit %d: %q", step, limit, got)
+				t.Errorf("%v, limit %d: %q", c.s.searchTime, limit, got)
 			}
 			if got := c.found("alice", chatproto.SearchReq{Terms: []string{"odd", "even"}, Limit: limit}); len(got) != 0 {
-				t.Errorf("step %d, limit %d: %q", step, limit, got)
+				t.Errorf("%v, limit %d: %q", c.s.searchTime, limit, got)
 			}
 		}
 	}
+	c.s.searchTime = 0
+	res, err := c.s.Search(background, "alice", &chatproto.SearchReq{})
+	if c.ok(err); len(res.Messages) == 60 || res.Cursor == 0 {
+		t.Errorf("%d messages without any time", len(res.Messages))
+	}
+	c.s.searchTime = time.Hour
 	if got := c.found("alice", chatproto.SearchReq{Cursor: 1 << 63}); len(got) != 60 {
 		t.Errorf("a cursor from nowhere finds %d", len(got))
 	}

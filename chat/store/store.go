@@ -85,8 +85,7 @@ type Store struct {
 	idle    chan *conn    // reading connections that nobody uses
 	stop    context.CancelFunc
 
-	searchStep int64 // constants of the same name, but for tests
-	searchTime time.Duration
+	searchTime time.Duration // the constant of the same name, but for tests
 
 	swept   chan struct{} // closed when the sweeper has ended
 	closing sync.Once
@@ -129,8 +128,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{
 		cfg: cfg, log: cfg.Log, own: newState(), seen: newState(), ids: make(map[string]int64),
 		queue:      queue{wake: make(chan struct{}, 1)},
-		searchStep: searchStep, searchTime: searchTime,
-		written: make(chan struct{}), swept: make(chan struct{}), idle: make(chan *conn, readers),
+		searchTime: searchTime,
+		written:    make(chan struct{}), swept: make(chan struct{}), idle: make(chan *conn, readers),
 	}
 	if err := s.open(path); err != nil {
 		s.release()

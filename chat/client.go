@@ -149,6 +149,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		c.sessionChanged(client.State{Since: time.Now(), LastError: err})
 		c.recallRooms()
 	} else {
+		c.setLink(l) // whoever has the client has the connection
 		c.rememberRooms()
 	}
 	c.outbox.adopt() // what waits already goes out before what is said from now on

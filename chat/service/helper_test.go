@@ -115,7 +115,9 @@ func (d *device) attachFeed(f *feed) error {
 		return err
 	}
 	res, err := call(d.peer, chatproto.Attach, 0, &chatproto.ChatAttachReq{Listener: listener})
-	d.ref = res.Session
+	if err == nil {
+		d.ref = res.Session
+	}
 	return err
 }
 
@@ -233,7 +235,8 @@ func newFeed() *feed {
 	return &feed{changed: make(chan struct{}), waiting: make(chan struct{})}
 }
 
-// stop makes the listener not answer until the returned function is called.
+// stop makes the listener not answer until the returned function is called,
+// whatever the other side cancels.
 func (f *feed) stop() (resume func()) {
 	gate := make(chan struct{})
 	f.mu.Lock()
@@ -249,7 +252,7 @@ func (f *feed) stop() (resume func()) {
 
 func (f *feed) methods() *rpc.Mux {
 	m := new(rpc.Mux)
-	rpc.Handle(m, chatproto.Deliver, func(ctx context.Context, _ *rpc.Request, req *chatproto.DeliverReq, _ *chatproto.Empty) error {
+	rpc.Handle(m, chatproto.Deliver, func(_ context.Context, _ *rpc.Request, req *chatproto.DeliverReq, _ *chatproto.Empty) error {
 		f.mu.Lock()
 		gate := f.gate
 		f.mu.Unlock()
@@ -261,21 +264,12 @@ func (f *feed) methods() *rpc.Mux {
 				close(f.waiting)
 			}
 			f.mu.Unlock()
-			select {
-			case <-gate:
-			case <-ctx.Done():
-			}
+			<-gate
 		}
 		f.take(req)
 		return nil
 	})
-	rpc.Handle(m, chatproto.Cut, func(_ context.Context, _ *rpc.Request, req *chatproto.CutReq, _ *chatproto.Empty) error {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.cuts = append(f.cuts, req.First)
-		f.tell()
-		return nil
-	})
+	rpc.Handle(m, chatproto.Cut, f.cut)
 	return m
 }
 
@@ -396,4 +390,26 @@ func (f *feed) awaitPresence(t testing.TB, user string, state uint8) {
 		}
 		return false
 	})
+}
+
+// cut notes that the feed was cut.
+func (f *feed) cut(_ context.Context, _ *rpc.Request, req *chatproto.CutReq, _ *chatproto.Empty) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cuts = append(f.cuts, req.First)
+	f.tell()
+	return nil
+}
+
+// deliver counts the entries.
+func (c *counter) deliver(_ context.Context, _ *rpc.Request, req *chatproto.DeliverReq, _ *chatproto.Empty) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range req.Events {
+		if e.Kind == chatproto.EventMessage {
+			c.n++
+		}
+	}
+	c.got.Broadcast()
+	return nil
 }

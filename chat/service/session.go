@@ -141,7 +141,11 @@ func (c *Session) attach(_ context.Context, r *rpc.Request, req *chatproto.ChatA
 		a.end(err)
 		return err
 	}
-	if err := c.admit(a, ref); err != nil {
+	if !a.setSelf(ref) {
+		r.Peer.Revoke(ref)
+		return rpc.ErrGone
+	}
+	if err := c.admit(a); err != nil {
 		a.end(err)
 		return err
 	}
@@ -168,12 +172,12 @@ func (c *Session) free() {
 }
 
 // admit lets events reach the attachment, and others see its user.
-func (c *Session) admit(a *attachment, ref rpc.Ref) error {
+func (c *Session) admit(a *attachment) error {
 	s := c.svc
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.closed, c.closed, !a.setSelf(ref):
+	case s.closed, c.closed, a.dismissed:
 		return rpc.ErrGone
 	case len(c.user.attached) == 0 && s.attachedUsers() >= chatproto.MaxUsers:
 		return chatproto.ErrFull
@@ -205,6 +209,7 @@ func (c *Session) dismiss(a *attachment) {
 	s := c.svc
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	a.dismissed = true
 	if !a.admitted {
 		return
 	}

@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(writerEnv) != "" {
 		os.Exit(writerMain())
 	}
+	if os.Getenv(chatterEnv) != "" {
+		os.Exit(chatterMain())
+	}
 	os.Exit(run(m))
 }
 

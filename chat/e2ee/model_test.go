@@ -2,8 +2,10 @@ package e2ee
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -17,7 +19,7 @@ import (
 type world struct {
 	t       *testing.T
 	s       *server
-	devices map[string][]*person // in use, the holder first
+	devices map[string][]*person                     // in use, the holder first
 	said    map[chatproto.RoomID]map[string][]string // what each user may read, in order
 	rooms   []chatproto.RoomID
 	n       int
@@ -150,6 +152,14 @@ func (w *world) check() {
 			}
 		}
 	}
+}
+
+// TestMain lets the model run shorter than rapid would by itself.
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "30"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run()) // which parses the flags of the command line
 }
 
 // Under an honest server all read the same, exactly what was said while they were
@@ -326,7 +336,7 @@ func TestFailureAnywhere(t *testing.T) {
 
 // A key for more devices than one request can name.
 func TestManyMembers(t *testing.T) {
-	const n = 700 // 1400 boxes
+	const n = 400 // 800 boxes
 	s, alice, bob, room := three(t)
 	r := s.rooms[room]
 	users := make([]string, n)

@@ -246,11 +246,16 @@ func (w *work) load(key string, m rpc.Message) (bool, error) {
 	return true, nil
 }
 
-// store writes m under key.
+// store writes m under key, unless that is there already: a work that changes
+// nothing costs no update.
 func (w *work) store(key string, m rpc.Message) error {
 	b, err := encode(m)
 	if err != nil {
 		return fmt.Errorf("e2ee: %s: %w", key, err)
+	}
+	_, changed := w.put[key]
+	if was, read := w.read[key]; !changed && read && was != nil && bytes.Equal(was, b) {
+		return nil
 	}
 	w.put[key] = b
 	return nil

@@ -19,7 +19,7 @@ func searchable(kind uint8) bool {
 }
 
 // eraBits is how many low bits of a place its era leaves out.
-const eraBits = 16
+const eraBits = 18
 
 // scope is what the index holds of an entry beside its text: words for its room,
 // its sender and its era.

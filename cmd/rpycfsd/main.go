@@ -1,5 +1,5 @@
-// Command rpycfsd exports a directory tree over one encrypted, authenticated
-// connection. See rpycfsd(8).
+// Command rpycfsd exports a directory tree and a chat over one encrypted,
+// authenticated connection. See rpycfsd(8).
 package main
 
 import (
@@ -36,15 +36,15 @@ type options struct {
 	User          string        `help:"Name of the only user, in place of a users file." placeholder:"NAME"`
 	Password      *string       `help:"Password of --user. Other local users can read it: prefer --password-file." placeholder:"PASSWORD"`
 	PasswordFile  string        `help:"File whose first line is the password of --user." placeholder:"FILE" type:"path"`
-	State         string        `help:"Directory for the server's keys." placeholder:"DIR" type:"path"`
-	ReadOnly      bool          `help:"Refuse every change."`
+	State         string        `help:"Directory for the server's keys and the chat's database." placeholder:"DIR" type:"path"`
+	ReadOnly      bool          `help:"Refuse every change of files."`
 	RunAs         string        `help:"Whose rights decide: daemon." placeholder:"MODE" default:"daemon" enum:"daemon,account,caller"`
 	TLSCert       string        `name:"tls-cert" help:"Certificate (PEM) to use in place of the server's own key." placeholder:"FILE" type:"path"`
 	TLSKey        string        `name:"tls-key" help:"Key (PEM) of --tls-cert." placeholder:"FILE" type:"path"`
 	NoChat        bool          `name:"no-chat" help:"Serve no chat."`
 	PresenceGrace time.Duration `help:"How long a chat user whose connection is lost is not yet offline (default 30s)." placeholder:"DURATION"`
 	ChatRetention string        `help:"How much of each chat room is kept unless its owner says otherwise: a number of messages or a duration (default all)." placeholder:"COUNT|DURATION"`
-	ChatRate      float64       `help:"Chat messages that a user may send per second; 0: no limit." placeholder:"NUMBER" default:"${chatRate}"`
+	ChatRate      float64       `help:"Chat messages that a user may send per second (default ${default}); 0: no limit." placeholder:"NUMBER" default:"${chatRate}"`
 	LogLevel      string        `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 	Version       bool          `help:"Print the version and what this program needs."`
 }

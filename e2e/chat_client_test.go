@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -496,5 +499,49 @@ func TestChatCuts(t *testing.T) {
 		if text != fmt.Sprint(i) {
 			t.Fatalf("message %d is %q", i, text)
 		}
+	}
+}
+
+// TestEchoBot drives the example: it answers to its name and to whispers, also
+// after the daemon was killed, and keeps out of everything else.
+func TestEchoBot(t *testing.T) {
+	w := newChatWorld(t, "alice")
+	must(t, auth.EditUsers(w.users, func(u *auth.Users) error {
+		return errors.Join(u.Add(auth.User{Name: "echobot"}), u.SetPassword("echobot", testPassword))
+	}))
+	must(t, w.daemon.Process.Signal(syscall.SIGHUP))
+	alice := w.dial("alice")
+	room := joinRoom(t, alice, "lobby")
+	bot := filepath.Join(w.dir, "echobot")
+	build := exec.CommandContext(w.ctx, "go", "build", "-buildvcs=false", "-o", bot, "../examples/echobot")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	cmd := w.command(bot, "-address", fmt.Sprintf("127.0.0.1:%d", w.port), "-password-file", filepath.Join(w.dir, "password"))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	must(t, cmd.Start())
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if out.Len() > 0 {
+			t.Errorf("the bot says: %s", out.String())
+		}
+	}()
+	hear(t, alice, func(m *chat.Message) bool { return m.Kind == chatproto.KindJoin && m.From == "echobot" })
+	for _, text := range []string{"nobody in particular", "echobot: hello there"} {
+		_, err := room.Say(chatContext(t), text)
+		must(t, err)
+	}
+	answer := hear(t, alice, func(m *chat.Message) bool { return m.Said() && m.From == "echobot" })
+	if answer.Text != "alice said: hello there" || answer.RoomName != "lobby" {
+		t.Errorf("%+v", answer)
+	}
+	w.killDaemon()
+	w.startDaemon()
+	must(t, alice.Whisper(chatContext(t), "echobot", "secret"))
+	answer = hear(t, alice, func(m *chat.Message) bool { return m.Said() && m.From == "echobot" })
+	if answer.Text != "alice said: secret" || answer.RoomName != "@echobot" {
+		t.Errorf("%+v", answer)
 	}
 }

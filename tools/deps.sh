@@ -15,6 +15,7 @@ wanted=(
 	sqlite3:sqlite3
 	ssh-keygen:openssh-client
 	tar:tar
+	tmux:tmux # the terminal interface is tested in it
 )
 
 packages=()

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/rpycfs/rpycfs/auth"
@@ -63,6 +64,11 @@ func (l *chatLogin) connect(env *environment, cfg chat.Config) (*chat.Client, er
 	}
 	if p.Password, p.HasPassword, err = login.Password(l.PasswordFile); err != nil {
 		return nil, fmt.Errorf("--password-file: %w", err)
+	}
+	for _, path := range l.Identity {
+		if err := unix.Access(path, unix.R_OK); err != nil {
+			return nil, fmt.Errorf("--identity %s: %w", path, err)
+		}
 	}
 	if p.User == "" {
 		if p.User, err = login.UserName(); err != nil {
@@ -187,7 +193,8 @@ func (o *chatOpen) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
-	err = chatui.Run(env.ctx, c, o.Host, strings.TrimPrefix(o.Room, "#"))
+	server := o.Host[strings.LastIndexByte(o.Host, '@')+1:]
+	err = chatui.Run(env.ctx, c, server, strings.TrimPrefix(o.Room, "#"))
 	return errors.Join(err, c.Close())
 }
 

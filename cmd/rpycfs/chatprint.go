@@ -34,6 +34,8 @@ type jsonMessage struct {
 	Time     string   `json:"time"`
 	Sent     string   `json:"sent,omitempty"`
 	Sealed   bool     `json:"sealed,omitempty"`
+	Closed   bool     `json:"closed,omitempty"`  // this device has no key for it
+	Refused  bool     `json:"refused,omitempty"` // not genuine
 	Device   string   `json:"device,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -49,7 +51,7 @@ func (p *printer) message(m *chat.Message) error {
 	if p.json {
 		j := jsonMessage{
 			Room: m.RoomName, Seq: m.Seq, ID: m.ID.String(), Kind: kindNames[m.Kind], From: m.From, Target: m.Target,
-			Text: m.Text, Time: jsonTime(m.Time), Sent: jsonTime(m.Sent), Sealed: m.Sealed, Warnings: m.Warnings,
+			Text: m.Text, Time: jsonTime(m.Time), Sent: jsonTime(m.Sent), Sealed: m.Sealed, Closed: m.Closed, Refused: m.Refused, Warnings: m.Warnings,
 		}
 		if m.Device != (chatproto.DeviceID{}) {
 			j.Device = m.Device.String()
@@ -113,6 +115,9 @@ func messageText(m *chat.Message) string {
 // said tells who said or did what.
 func said(m *chat.Message) string {
 	from, target := person(m.From), person(m.Target)
+	if m.Refused {
+		return "- an entry that claims to be from " + from + " is not genuine, and is not shown"
+	}
 	switch m.Kind {
 	case chatproto.KindText:
 		return "<" + from + "> " + indented(m.Text)

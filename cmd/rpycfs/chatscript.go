@@ -301,7 +301,7 @@ type jsonUser struct {
 // Run prints users.
 func (w *chatWho) Run(env *environment) error {
 	return w.with(env, chat.Config{NoEvents: true}, func(ctx context.Context, c *chat.Client) error {
-		users := c.Users()
+		users := withSelf(c.Users(), c.User())
 		if w.Room != "" {
 			r, err := memberRoom(c, w.Room)
 			if err != nil {
@@ -315,6 +315,16 @@ func (w *chatWho) Run(env *environment) error {
 		}
 		return w.print(env, users)
 	})
+}
+
+// withSelf adds who asks, of whom the server may not have told yet.
+func withSelf(users []chat.Presence, me string) []chat.Presence {
+	if slices.ContainsFunc(users, func(p chat.Presence) bool { return p.User == me }) {
+		return users
+	}
+	users = append(users, chat.Presence{User: me, State: chatproto.Online})
+	slices.SortFunc(users, func(a, b chat.Presence) int { return strings.Compare(a.User, b.User) })
+	return users
 }
 
 // presences returns the presence of each name; who is not known to be there is

@@ -38,14 +38,14 @@ func (r *roomView) lines(width, height int) (window []line, top bool) {
 			push(pendingLines(&r.pending[i], width), 0)
 		}
 	}
-	entries := r.shown().entries
+	entries, fresh := r.shown().entries, r.firstNew()
 	for i := len(entries) - 1; i >= 0 && len(upward) < r.scroll+height; i-- {
 		var before *entry
 		if i > 0 {
 			before = entries[i-1]
 		}
 		push(entries[i].draw(width, r.target), entries[i].messageSeq())
-		push(r.separators(before, entries[i], width), 0)
+		push(separators(before, entries[i], width, fresh), 0)
 	}
 	top = len(upward) <= r.scroll+height
 	r.scroll = max(0, min(r.scroll, len(upward)-height))
@@ -61,23 +61,40 @@ func (r *roomView) countAfter(seq uint64, width int) (n int) {
 			n += len(pendingLines(&r.pending[i], width))
 		}
 	}
-	entries := r.shown().entries
+	entries, fresh := r.shown().entries, r.firstNew()
 	for i := len(entries) - 1; i >= 0 && entries[i].seq > seq; i-- {
 		var before *entry
 		if i > 0 {
 			before = entries[i-1]
 		}
-		n += len(entries[i].draw(width, r.target)) + len(r.separators(before, entries[i], width))
+		n += len(entries[i].draw(width, r.target)) + len(separators(before, entries[i], width, fresh))
 	}
 	return n
 }
 
-// separators returns the lines between two entries; before may be nil.
-func (r *roomView) separators(before, e *entry, width int) (lines []string) {
+// firstNew returns the number of the first message of others that is new; 0:
+// there is none.
+func (r *roomView) firstNew() uint64 {
+	if r.newAfter == 0 {
+		return 0
+	}
+	entries := r.shown().entries
+	at, _ := slices.BinarySearchFunc(entries, &entry{seq: r.newAfter + 1}, (*entry).compare)
+	for _, e := range entries[at:] {
+		if e.kind == kindMessage && e.msg.Said() && e.msg.From != r.me {
+			return e.seq
+		}
+	}
+	return 0
+}
+
+// separators returns the lines between two entries; before may be nil, fresh is
+// the first new message.
+func separators(before, e *entry, width int, fresh uint64) (lines []string) {
 	if before == nil || !sameDay(before.at, e.at) {
 		lines = append(lines, styleDim.Render(rule(e.at.Local().Format("Monday, 2 January 2006"), width)))
 	}
-	if r.newAfter > 0 && e.kind == kindMessage && e.seq > r.newAfter && (before == nil || before.seq <= r.newAfter) {
+	if fresh > 0 && e.messageSeq() == fresh {
 		lines = append(lines, styleNew.Render(rule("new", width)))
 	}
 	return lines
@@ -155,7 +172,12 @@ func bodyLines(text string, width int) (lines []string) {
 func messageLines(m *chat.Message, stamp string, width int) []string {
 	head, style, text := "", styleDim, ""
 	name := userName(m.From)
-	switch m.Kind {
+	kind := m.Kind
+	if m.Refused {
+		kind, text = 0, "- an entry that claims to be from "+name+" is not genuine, and is not shown"
+	}
+	switch kind {
+	case 0:
 	case chatproto.KindText:
 		head, style, text = "<"+name+">", nameStyle(m.From), m.Text
 	case chatproto.KindAction:

@@ -118,6 +118,7 @@ func (s *stretch) trim() {
 
 // roomView is a room as the interface shows it.
 type roomView struct {
+	me      string // the user
 	info    chat.RoomInfo
 	live    stretch  // up to the newest entry
 	past    *stretch // not nil: shown instead of live
@@ -166,6 +167,10 @@ func (r *roomView) arrived(m *chat.Message) bool {
 		return false
 	}
 	r.live.add(*m)
+	r.info.Last = max(r.info.Last, m.Seq)
+	if m.Refused {
+		return true
+	}
 	switch m.Kind {
 	case chatproto.KindJoin, chatproto.KindCreate:
 		r.member(m.From, true)
@@ -178,7 +183,6 @@ func (r *roomView) arrived(m *chat.Message) bool {
 	case chatproto.KindTopic:
 		r.info.Topic = m.Text
 	}
-	r.info.Last = max(r.info.Last, m.Seq)
 	return true
 }
 

@@ -40,6 +40,7 @@ type model struct {
 	home    *roomView   // shown while there is no room
 	users   map[string]chat.Presence
 	status  chat.Status
+	lost    bool  // the connection, and it was said
 	ended   error // the client gave up
 
 	input    textinput.Model
@@ -355,7 +356,7 @@ func (m *model) message(e *chat.Message) {
 	if !r.arrived(e) {
 		return
 	}
-	if e.Said() && e.From != m.client.User() {
+	if e.Said() && !e.Refused && e.From != m.client.User() {
 		r.info.Unread++
 		if r.newAfter == 0 && (r != m.current || !m.focused || r.scroll > 0) {
 			r.newAfter = e.Seq - 1
@@ -369,14 +370,13 @@ func (m *model) message(e *chat.Message) {
 }
 
 func (m *model) connection(s chat.Status) {
-	if s.Connected != m.status.Connected {
-		text := "connected again"
-		if !s.Connected {
-			text = "the connection is lost; what you say waits until it is back"
-		}
-		m.note(kindNote, text)
+	switch {
+	case s.Connected && m.lost:
+		m.note(kindNote, "connected again")
+	case !s.Connected && !m.lost:
+		m.note(kindNote, "there is no connection; what you say waits until it is back")
 	}
-	m.status = s
+	m.status, m.lost = s, !s.Connected
 	if s.Connected {
 		m.refresh()
 	}
@@ -425,7 +425,7 @@ func (m *model) room(id chatproto.RoomID) *roomView {
 func (m *model) roomChanged(info chat.RoomInfo) *roomView {
 	r := m.room(info.ID)
 	if r == nil {
-		r = &roomView{}
+		r = &roomView{me: m.client.User()}
 		m.rooms = append(m.rooms, r)
 	}
 	if info.Unread > 0 && r.newAfter == 0 && r != m.current {

@@ -272,11 +272,11 @@ func TestConnection(t *testing.T) {
 	s.shows("alice at server:19912")
 	s.c.status = chat.Status{NextTry: noon.Add(2500 * time.Millisecond), Outbox: 2}
 	s.events(&chat.Connection{Status: s.c.status})
-	s.shows("reconnecting, next try in 3 s; 2 messages wait", "the connection is lost")
+	s.shows("reconnecting, next try in 3 s; 2 messages wait", "there is no connection")
 	s.c.status = chat.Status{Connected: true}
 	s.m.tick()
 	s.events(&chat.Connection{Status: s.c.status})
-	s.shows("alice at server:19912")
+	s.shows("alice at server:19912", "connected again")
 	s.events(&chat.Typing{Room: 1, User: "bob"}, &chat.Typing{Room: 2, User: "carol"})
 	s.shows("bob is typing")
 	s.hides("carol is typing")
@@ -297,6 +297,11 @@ func TestWarnings(t *testing.T) {
 	s.shows("#plans · sealed · 2 members")
 	s.events(&chat.Warning{Room: 3, Text: "a message is missing"})
 	s.shows("!   a message is missing")
+	forged := s.c.rooms[2].say("bob", "pay mallory")
+	forged.Refused = true
+	s.events(forged)
+	s.shows("claims to be from bob is not genuine")
+	s.hides("mallory")
 	r := s.m.room(3)
 	r.live.entries[0].msg.Warnings = m.Warnings
 	r.live.entries[0].width = 0

@@ -398,6 +398,14 @@ func TestFingerprints(t *testing.T) {
 	if ok, err := alice.e.Verified("bob"); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
+	carol := s.person(t, "carol") // shares no room
+	must(t, carol.e.Meet(t.Context(), carol.v, "bob"))
+	if b, err := carol.e.Fingerprint("bob"); err != nil || a != b {
+		t.Fatalf("%q, %q, %v", a, b, err)
+	}
+	if err := carol.e.Meet(t.Context(), carol.v, "nobody"); !errors.Is(err, ErrNoDevices) {
+		t.Fatal(err)
+	}
 	if _, err := alice.e.Fingerprint("nobody"); !errors.Is(err, ErrUnknownUser) {
 		t.Fatal(err)
 	}

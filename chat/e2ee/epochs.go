@@ -15,7 +15,10 @@ func (p *pass) keysEntry(v *verdict, m *chatproto.Message) error {
 		return v.blame(refuse("the entry is damaged"), "a new key that names %s as its maker is refused", m.From)
 	}
 	epoch := binary.LittleEndian.Uint64(m.Body)
-	p.room.Top = max(p.room.Top, epoch)
+	if epoch != p.room.Top+1 && (!p.room.Partial || epoch <= p.room.Top || epoch > maxEpoch) {
+		return v.blame(refuse("its number is not the next"), "a new key that names %s as its maker is refused", m.From)
+	}
+	p.room.Top = epoch
 	if p.room.Adopt {
 		return nil
 	}
@@ -30,6 +33,9 @@ func (p *pass) keysEntry(v *verdict, m *chatproto.Message) error {
 	}
 	return v.blame(err, "a new key that names %s as its maker is refused", m.From)
 }
+
+// maxEpoch bounds the numbers that a server can claim after a gap.
+const maxEpoch = 1 << 48
 
 // errOutdated: the maker did not know of a change of the membership that came
 // first. Nobody uses such an epoch; its maker makes another.
@@ -246,6 +252,9 @@ func (p *pass) adopt(v *verdict, epoch, seq uint64) error {
 	if known && p.who.get(h.Maker) == nil {
 		return refuse("%s is not a proven member", h.Maker)
 	}
+	if known && h.Epoch <= p.room.Epoch {
+		return p.resume(h, s)
+	}
 	now, err := p.adopted(h, seq)
 	if err != nil {
 		return err
@@ -259,6 +268,21 @@ func (p *pass) adopt(v *verdict, epoch, seq uint64) error {
 		return err
 	}
 	return p.use(h, s)
+}
+
+// resume ends a time of missing entries in which no key was made: the members
+// are those from before, but for those who left. An older key brings nobody back.
+func (p *pass) resume(h *header, s *signed) error {
+	if sum(domainHeader, s.Body) != p.room.Header {
+		return refuse("it is sealed with an old key")
+	}
+	for _, user := range p.room.Left {
+		if err := p.putOut(user, p.room.Last); err != nil {
+			return err
+		}
+	}
+	p.room.Adopt, p.room.Left = false, nil
+	return nil
 }
 
 // adopted returns the members that a header names, without those who left since.
@@ -300,7 +324,8 @@ func (p *pass) warnAdopted(v *verdict, h *header, now *members, known bool) {
 // later tells whether the server has a later epoch, made by a device that is
 // still in use. What came before it is no news of a device that was revoked.
 func (p *pass) later() (bool, error) {
-	for from := p.room.Epoch + 1; ; {
+	from := p.room.Epoch + 1
+	for range maxPages {
 		epochs, err := p.srv.Keys(p.ctx, p.id, p.e.device.id, from)
 		if err != nil || len(epochs) == 0 {
 			return false, err
@@ -317,11 +342,15 @@ func (p *pass) later() (bool, error) {
 				return good, err
 			}
 		}
-		if from == epochs[0].Epoch || epochs[len(epochs)-1].Epoch >= from {
-			return false, nil // nothing of it was of use
+		if epochs[len(epochs)-1].Epoch >= from {
+			return false, nil // the last of them was of no use
 		}
 	}
+	return false, nil
 }
+
+// maxPages bounds how many pages of keys are asked for on behalf of one entry.
+const maxPages = 16
 
 // vouches tells whether a header is signed by a device that is still in use.
 func (p *pass) vouches(h *header, s *signed) (bool, error) {

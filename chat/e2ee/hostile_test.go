@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"strings"
@@ -509,6 +510,57 @@ func TestHostileServerForgesDeparture(t *testing.T) {
 	bob.pull(room)
 	bob.wantWarning("bob was put out")
 	_ = bob
+}
+
+// The server claims that entries are gone, so that members are taken anew from an
+// old key.
+func TestHostileServerFakesGap(t *testing.T) {
+	s, alice, bob, room := three(t)
+	carol := s.person(t, "carol")
+	alice.invite(room, "carol")
+	alice.say(room, "hi carol")
+	carol.pull(room)
+	old := s.rooms[room].log[3] // alice's "one", under the first key
+	recent := s.rooms[room].log[len(s.rooms[room].log)-1]
+	alice.remove(room, "bob")
+	carol.pull(room)
+	alice.pull(room)
+	r := s.rooms[room]
+	for i, m := range []chatproto.Message{old, recent} {
+		last, err := carol.e.Last(room)
+		must(t, err)
+		m.Seq = last + 5
+		r.first = m.Seq
+		r.log = append(r.log, make([]chatproto.Message, int(m.Seq)-len(r.log))...)
+		r.log[m.Seq-1] = m
+		carol.warn = nil
+		got := carol.receive(room)
+		if len(got) != 1 || got[0].Status != Refused {
+			t.Fatalf("%d: %+v", i, got)
+		}
+		carol.wantWarning("no longer kept by the server, or withheld")
+	}
+	carol.say(room, "without bob")
+	h, _ := carol.epoch(room)
+	if h.recipient("bob") != nil {
+		t.Fatal("bob is back")
+	}
+	_ = bob
+}
+
+// A number of an epoch that cannot be is not taken over.
+func TestHostileServerCountsEpochsWrong(t *testing.T) {
+	s, alice, bob, room := three(t)
+	for _, n := range []uint64{0, 1, 3, 1 << 63, 1<<64 - 1} {
+		s.rooms[room].append(chatproto.Message{ID: newID(), Kind: chatproto.KindKeys, From: "alice", Body: binary.LittleEndian.AppendUint64(nil, n)})
+	}
+	for i, o := range bob.receive(room) {
+		if o.Status != Refused {
+			t.Fatalf("%d: %+v", i, o)
+		}
+	}
+	bob.say(room, "on")
+	want(t, alice.pull(room), "on")
 }
 
 // Garbage of any kind is refused, and does not stop what follows.

@@ -94,7 +94,7 @@ func (p *pass) prove(v *verdict, m *chatproto.Message) error {
 // apply applies a statement whose signature is right, once.
 func (p *pass) apply(v *verdict, m *chatproto.Message, st *statement, h hash) error {
 	var used number
-	ok, err := p.load(keySeen(p.id, h), &used)
+	ok, err := p.load(keyDone(p.id, h), &used)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (p *pass) apply(v *verdict, m *chatproto.Message, st *statement, h hash) er
 	if err := p.warnIfRevoked(v, st.Actor, st.Device); err != nil {
 		return err
 	}
-	return p.store(keySeen(p.id, h), &number{A: m.Seq})
+	return p.store(keyDone(p.id, h), &number{A: m.Seq})
 }
 
 // warnIfRevoked warns of what a device has signed that is revoked by now, unless

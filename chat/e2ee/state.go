@@ -27,6 +27,7 @@ func keyEntry(r chatproto.RoomID, s uint64) string {
 	return fmt.Sprintf("entry/%016x/%016x", uint64(r), s)
 }
 func keySeen(r chatproto.RoomID, h hash) string    { return fmt.Sprintf("seen/%016x/%x", uint64(r), h) }
+func keyDone(r chatproto.RoomID, h hash) string    { return fmt.Sprintf("done/%016x/%x", uint64(r), h) }
 func keyGone(r chatproto.RoomID, u string) string  { return fmt.Sprintf("gone/%016x/%x", uint64(r), u) }
 func keyEpochs(r chatproto.RoomID) string          { return fmt.Sprintf("epoch/%016x/", uint64(r)) }
 func keyEpoch(r chatproto.RoomID, n uint64) string { return keyEpochs(r) + fmt.Sprintf("%016x", n) }

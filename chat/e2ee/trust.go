@@ -27,6 +27,16 @@ func (e *Engine) Refresh(ctx context.Context, srv Server, user string) error {
 	})
 }
 
+// Meet fetches the lists of a user's devices, and pins the identity of one who was
+// not known, so that it can be compared before a room is shared. ErrNoDevices if
+// the user has none.
+func (e *Engine) Meet(ctx context.Context, srv Server, user string) error {
+	return e.transact(func(w *work) error {
+		_, err := e.sync(ctx, w, srv, user)
+		return err
+	})
+}
+
 // Changes returns the notices since the last call, each once, oldest first.
 func (e *Engine) Changes() ([]Change, error) {
 	var n notices

@@ -304,7 +304,8 @@ func (m *SearchReq) Fields(c *rpc.Codec) {
 }
 
 // SearchRes answers with entries that hold all the terms. A term of several
-// words is a phrase.
+// words is a phrase. The server bounds its work: fewer entries than asked for,
+// or none, do not mean the end, a cursor of 0 does.
 type SearchRes struct {
 	Messages []Message
 	Cursor   uint64 // to go on with; 0: there is no more

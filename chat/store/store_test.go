@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"flag"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -22,6 +23,10 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv(crashEnv) != "" {
 		crashChild()
+	}
+	// A check is some 60 transactions. The command line may still ask for more.
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -39,7 +39,7 @@ type attachment struct {
 func newAttachment(c *Session, peer *rpc.Peer, listener rpc.Ref) *attachment {
 	a := &attachment{session: c, peer: peer, listener: listener}
 	a.ctx, a.cancel = context.WithCancelCause(peer.Context())
-	a.queue.next = 1
+	a.queue.budget, a.queue.next = &c.svc.queued, 1
 	return a
 }
 

@@ -134,7 +134,7 @@ func (c *counter) await(t testing.TB, n int) {
 // TestB5Resume: a listener that was cut off is told once, stands still, and has
 // everything in order after a snapshot and the history.
 func TestB5Resume(t *testing.T) {
-	const texts = 60
+	const texts = maxQueueSize/(15<<10) + 20
 	w := newWorld(t, Config{})
 	alice, bob := w.device("alice"), w.device("bob")
 	room := alice.join("lobby")
@@ -142,7 +142,7 @@ func TestB5Resume(t *testing.T) {
 	bob.fence(w)
 	resume := bob.feed.stop()
 	defer resume()
-	big := strings.Repeat("y", 8<<10)
+	big := strings.Repeat("y", 15<<10)
 	var want []string
 	for i := range texts {
 		want = append(want, fmt.Sprint(i, " ", big))
@@ -213,6 +213,52 @@ func TestGoneIsCutOff(t *testing.T) {
 	}
 }
 
+// TestQueueBudget: a body counts once however many queues it is in, and queues
+// get less when little is left.
+func TestQueueBudget(t *testing.T) {
+	b := new(budget)
+	queues := make([]*attachment, 40)
+	for i := range queues {
+		queues[i] = queueOnly()
+		queues[i].queue.budget = b
+	}
+	body := make([]byte, 20<<10)
+	shared := &event{kind: 1, body: body}
+	for _, a := range queues {
+		a.push(shared)
+	}
+	if used := b.used.Load(); used != int64(len(body)) {
+		t.Errorf("%d bytes used by one body", used)
+	}
+	for _, a := range queues { // each with bodies of its own
+		for !a.queue.standing && a.queue.size+len(body) <= b.limit()-(4<<10) {
+			a.push(&event{kind: 1, body: body})
+		}
+	}
+	used := b.used.Load()
+	if used > queueBudget || used < queueBudget/2 {
+		t.Errorf("%d bytes used of %d", used, queueBudget)
+	}
+	if first, last := queues[0].queue.size, queues[39].queue.size; first <= last || first > maxQueueSize || last < minQueueSize {
+		t.Errorf("%d bytes in the first queue, %d in the last", first, last)
+	}
+	for i, a := range queues {
+		switch i % 3 {
+		case 0:
+			a.queue.close()
+		case 1:
+			a.cutOff()
+		case 2:
+			for len(a.queue.events) > 0 {
+				a.take()
+			}
+		}
+	}
+	if used := b.used.Load(); used != 0 {
+		t.Errorf("%d bytes used by nothing", used)
+	}
+}
+
 // TestF4DeadClientMidBroadcast: one of ten dies while everybody is told; the
 // others get everything.
 func TestF4DeadClientMidBroadcast(t *testing.T) {
@@ -244,15 +290,21 @@ func TestF4DeadClientMidBroadcast(t *testing.T) {
 	}
 }
 
+// queueOnly is an attachment of which only the queue works.
+func queueOnly() *attachment {
+	a := &attachment{}
+	a.queue.budget, a.queue.next, a.queue.running = new(budget), 1, true
+	return a
+}
+
 // TestBatch: a delivery takes along what fits, and at least one event.
 func TestBatch(t *testing.T) {
-	a := &attachment{}
-	a.queue.next, a.queue.running = 1, true
+	a := queueOnly()
 	small, big := &event{kind: 1, body: []byte{1}}, &event{kind: 1, body: make([]byte, chatproto.MaxEvent)}
-	for range maxQueue {
+	for range chatproto.MaxEvents {
 		a.push(small)
 	}
-	if d, ok := a.take(); !ok || d.first != 1 || len(d.events) != min(maxQueue, chatproto.MaxEvents) {
+	if d, ok := a.take(); !ok || d.first != 1 || len(d.events) != chatproto.MaxEvents {
 		t.Errorf("%d events from %d", len(d.events), d.first)
 	}
 	for range 5 {
@@ -279,9 +331,8 @@ func TestBatch(t *testing.T) {
 // TestOverflow: the numbers of what was dropped are used up, and the cut is told
 // unless a snapshot has come before.
 func TestOverflow(t *testing.T) {
-	a := &attachment{}
-	a.queue.next, a.queue.running = 1, true
-	e := &event{kind: 1, body: make([]byte, 1000)}
+	a := queueOnly()
+	e := &event{kind: 1, body: make([]byte, 2000)}
 	overflow := func() {
 		for !a.queue.standing {
 			a.push(e)
@@ -289,7 +340,7 @@ func TestOverflow(t *testing.T) {
 		a.push(e) // dropped without a number
 	}
 	overflow()
-	n := uint64(maxQueueSize/1000 + 1)
+	n := uint64(maxQueueSize/2000 + 1)
 	if d, ok := a.take(); !ok || d.cut != 1 || len(d.events) != 0 {
 		t.Errorf("%+v", d)
 	}

@@ -86,9 +86,10 @@ type Config struct {
 // Service is the chat service of a daemon. Its methods are safe for concurrent
 // use.
 type Service struct {
-	cfg   Config
-	store atomic.Pointer[store.Store]
-	pumps sync.WaitGroup // goroutines that deliver
+	cfg    Config
+	store  atomic.Pointer[store.Store]
+	pumps  sync.WaitGroup // goroutines that deliver
+	queued budget
 
 	mu       sync.Mutex
 	users    map[string]*user // everybody who was here since the start

@@ -36,7 +36,7 @@ func (m *ChatAttachRes) Fields(c *rpc.Codec) { c.Ref(&m.Session) }
 const (
 	EventMessage  uint8 = 1 // Message: an entry of a room that the user is in
 	EventPresence uint8 = 2 // Presence: of any user
-	EventRoom     uint8 = 3 // RoomState: a room that the user came into, or that changed
+	EventRoom     uint8 = 3 // RoomState: a room that the user came into, as it was before the entry that records it; or one that changed, as it is
 	EventGone     uint8 = 4 // RoomGone: a room that the user is no longer in
 	EventMark     uint8 = 5 // Mark: the user has read, in whichever session
 	EventTyping   uint8 = 6 // TypingEvent
@@ -199,8 +199,8 @@ type SnapshotReq struct{}
 // Fields lists the fields of m: none.
 func (m *SnapshotReq) Fields(*rpc.Codec) {}
 
-// SnapshotRes is how things stand after all events before Next and before any
-// event from Next on.
+// SnapshotRes is how things stand after all events before Next. Users is without
+// any event from Next on; Rooms may contain some of those already.
 type SnapshotRes struct {
 	User  string // who the session belongs to
 	Next  uint64 // number of the first event of the feed that is not contained

@@ -39,6 +39,7 @@ const (
 func (b *batch) append(r *room, m chatproto.Message, c *Change) {
 	r.last++
 	m.Room, m.Seq, m.Time = r.id, r.last, b.now
+	m.Body = bytes.Clone(m.Body) // the caller's lasts no longer than its call
 	sender := b.user(m.From)
 	var place any
 	if searchable(m.Kind) {

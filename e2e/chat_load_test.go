@@ -101,7 +101,11 @@ func delays(ctx context.Context, c *chat.Client) (all []time.Duration) {
 // TestManyListeners: a burst of messages reaches many listeners, each in order
 // and complete, and the daemon keeps nothing of those who left.
 func TestManyListeners(t *testing.T) {
-	listeners, messages := setting(t, "RPYCFS_E2E_LISTENERS", 60), 300
+	listeners, messages := 60, 300
+	if raceEnabled {
+		listeners = 25
+	}
+	listeners = setting(t, "RPYCFS_E2E_LISTENERS", listeners)
 	users := make([]string, 6)
 	for i := range users {
 		users[i] = fmt.Sprint("user", i)

@@ -133,6 +133,8 @@ type Engine struct {
 	random io.Reader
 	now    func() time.Time
 
+	keysSize int // of header and boxes in one request, in bytes
+
 	mu    sync.Mutex
 	fresh map[chatproto.RoomID]bool // rooms whose members' lists were fetched since Open
 	asked map[epochKey]bool         // epochs that the server had no box of
@@ -147,7 +149,7 @@ type epochKey struct {
 // device's keys and stores them in kv.
 func Open(kv KV, user string, opts Options) (*Engine, error) {
 	e := &Engine{
-		kv: kv, user: user, name: printable(opts.Name), random: opts.Random, now: opts.Now,
+		kv: kv, user: user, name: printable(opts.Name), random: opts.Random, now: opts.Now, keysSize: chatproto.MaxKeysSize,
 		fresh: make(map[chatproto.RoomID]bool), asked: make(map[epochKey]bool),
 	}
 	if e.random == nil {

@@ -356,6 +356,7 @@ func TestH3Outbox(t *testing.T) {
 	}
 	must(t, heir.Flush(chatContext(t)))
 
+	eventually(chatPatience, func() bool { return alice.Status().Connected }) // or it is queued
 	m, err := room.Say(chatContext(t), "acknowledged")
 	must(t, err)
 	w.killDaemon()

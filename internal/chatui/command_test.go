@@ -85,7 +85,7 @@ func TestCommands(t *testing.T) {
 		{"/help", nil, []string{"//TEXT  say a line"}},
 	} {
 		t.Run(tt.line, func(t *testing.T) {
-			s := newScreen(t, newFake(), 110, 40)
+			s := newScreen(t, newFake(), 112, 40)
 			s.c.calls = nil
 			s.press(tt.line, "enter")
 			if got := s.did(); !slices.Equal(got, tt.calls) {

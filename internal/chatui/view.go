@@ -31,15 +31,18 @@ const (
 
 func (m *model) paneHeight() int { return max(1, m.height-otherRows) }
 
+// border is what stands between the list and the pane.
+const border = "│ "
+
 // listWidth is the width of the room list with its border.
 func (m *model) listWidth() int {
 	switch {
 	case m.width < listFrom:
 		return 0
 	case m.width < largeFrom:
-		return smallList + 1
+		return smallList + 2
 	}
-	return largeList + 1
+	return largeList + 2
 }
 
 func (m *model) paneWidth() int { return max(minimalSize, m.width-m.listWidth()) }
@@ -55,7 +58,7 @@ func (m *model) View() tea.View {
 			text = pane[i]
 		}
 		if m.listWidth() > 0 {
-			text = list[i] + styleDim.Render("│") + text
+			text = list[i] + styleDim.Render(border) + text
 		}
 		rows = append(rows, text)
 	}
@@ -133,7 +136,7 @@ func (m *model) listOffset() int {
 
 // list returns the rows of the room list.
 func (m *model) list() []string {
-	width := m.listWidth() - 1
+	width := m.listWidth() - 2
 	if width < 0 {
 		return nil
 	}

@@ -93,8 +93,19 @@ func (l *chatLogin) connect(env *environment, cfg chat.Config) (*chat.Client, er
 			}
 		}
 		cfg.Auth = a
-		return chat.Dial(ctx, cfg)
+		c, err := chat.Dial(ctx, cfg)
+		if err == nil && stranger(c) {
+			err = errors.Join(c.Status().LastError, c.Close())
+		}
+		return c, err
 	})
+}
+
+// stranger reports whether the server cannot be reached and never was: what is
+// said to a mistyped host must not wait for ever.
+func stranger(c *chat.Client) bool {
+	s := c.Status()
+	return !s.Connected && s.LastError != nil && len(c.Rooms()) == 0
 }
 
 // stateDir returns the directory for what is kept; "" for none.
@@ -189,7 +200,7 @@ func (o *chatOpen) Run(env *environment) error {
 	if o.Line || o.JSON || o.Follow || !isTerminal(env.stdin) || !isTerminal(env.stdout) {
 		return o.lines(env)
 	}
-	c, err := o.connect(env, chat.Config{Offline: true})
+	c, err := o.connect(env, chat.Config{})
 	if err != nil {
 		return err
 	}

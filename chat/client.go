@@ -30,7 +30,7 @@ var (
 const TypingFor = chatproto.TypingFor
 
 const (
-	queued  = 256                    // events that wait for the program
+	queued  = 64                     // events that wait for the program
 	maxSide = 1024                   // events that wait besides: see Client.side
 	minLag  = 2 * time.Second        // how long a connection is lost before Say returns ErrQueued
 	adopt   = 30 * time.Second       // how often the outbox looks for what dead programs left
@@ -66,8 +66,8 @@ type Config struct {
 	// Since names rooms (as Client.Room does) whose events begin after a
 	// sequence number.
 	Since map[string]uint64
-	// Offline makes Dial succeed although the server cannot be reached: what is
-	// said goes into the outbox.
+	// Offline makes Dial succeed although the server cannot be reached, or does
+	// not answer before ctx's deadline: what is said goes into the outbox.
 	Offline bool
 	// NoEvents is for programs that never call Events.
 	NoEvents bool
@@ -121,6 +121,30 @@ type Client struct {
 // Dial logs in and attaches. ctx bounds that, not the client. The error is of
 // the network (net.Error), one of package auth's, or of Config.State.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
+	c, err := newClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	l, err := c.connect(ctx)
+	if err != nil && (!cfg.Offline || hopeless(err) || errors.Is(context.Cause(ctx), context.Canceled)) {
+		c.cancel()
+		c.work.Wait()
+		return nil, errors.Join(err, c.sealed.close())
+	}
+	if err != nil {
+		c.sessionChanged(client.State{Since: time.Now(), LastError: err})
+		c.recallRooms()
+	} else {
+		c.setLink(l) // whoever has the client has the connection
+		c.rememberRooms()
+	}
+	go c.run(l)
+	c.work.Go(c.adoptLoop)
+	return c, nil
+}
+
+// newClient makes a client that is not connected, and opens its state.
+func newClient(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, log: cfg.Log, user: cfg.Auth.User,
 		done: make(chan struct{}), queue: make(chan Event, queued),
@@ -133,28 +157,13 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if c.cfg.Device == "" {
 		c.cfg.Device, _ = os.Hostname()
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
 	var err error
 	if c.sealed, err = openSealed(c); err != nil {
-		c.cancel()
 		return nil, err
 	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.outbox = newOutbox(c)
-	l, err := c.connect(ctx)
-	if err != nil && (!cfg.Offline || hopeless(err) || ctx.Err() != nil) {
-		c.cancel()
-		return nil, errors.Join(err, c.sealed.close())
-	}
-	if err != nil {
-		c.sessionChanged(client.State{Since: time.Now(), LastError: err})
-		c.recallRooms()
-	} else {
-		c.setLink(l) // whoever has the client has the connection
-		c.rememberRooms()
-	}
-	c.outbox.adopt() // what waits already goes out before what is said from now on
-	go c.run(l)
-	c.work.Go(c.adoptLoop)
+	c.outbox.adopt() // before anything new is said
 	return c, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -203,20 +204,25 @@ func TestRestarts(t *testing.T) {
 // it goes on.
 func TestSlowConsumer(t *testing.T) {
 	s := newServer(t, "alice", "bob")
-	alice, bob := s.dial("alice"), s.dial("bob")
+	log := new(logBuffer)
+	alice, bob := s.dial("alice", func(cfg *chat.Config) { cfg.NoEvents = true }), s.dial("bob", log.into)
 	room := join(t, alice, "lobby")
 	join(t, bob, "lobby")
-	const n = 3000
+	const n = 450
+	padding := strings.Repeat(" ", 15_000) // more in all than the daemon keeps for a listener
 	for i := range n {
-		_, err := room.Send(fmt.Sprint(i))
+		_, err := room.Send(fmt.Sprint(i) + padding)
 		must(t, err)
 	}
 	must(t, alice.Flush(testContext(t)))
 	texts := checkLog(t, bob, "lobby", n)
 	for i, text := range texts {
-		if text != fmt.Sprint(i) {
-			t.Fatalf("message %d is %q", i, text)
+		if text != fmt.Sprint(i)+padding {
+			t.Fatalf("message %d is %.10q", i, text)
 		}
+	}
+	if !log.has("the live feed was cut") {
+		t.Error("it was not cut off: this test proves nothing")
 	}
 }
 
@@ -319,6 +325,128 @@ func TestClosed(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := c.Join(testContext(t), "lobby"); !errors.Is(err, chat.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// TestRate: who says too much waits, and loses nothing.
+func TestRate(t *testing.T) {
+	s := newServer(t, "alice")
+	s.stop()
+	s.cfg.Chat.Rate = 20
+	s.start()
+	alice := s.dial("alice")
+	room := join(t, alice, "lobby")
+	const n = 210 // more than are let through at once
+	for i := range n {
+		_, err := room.Send(fmt.Sprint(i))
+		must(t, err)
+	}
+	for i, text := range checkLog(t, alice, "lobby", n) {
+		if text != fmt.Sprint(i) {
+			t.Fatalf("message %d is %q", i, text)
+		}
+	}
+}
+
+// TestPresence: who is there, away and gone; away holds over a restart.
+func TestPresence(t *testing.T) {
+	s := newServer(t, "alice", "bob")
+	alice := s.dial("alice")
+	bob, err := chat.Dial(testContext(t), s.config("bob"))
+	must(t, err)
+	is := func(state uint8, text string) {
+		t.Helper()
+		p := nextThat(t, alice, func(p *chat.Presence) bool { return p.User == "bob" && p.State == state && p.Text == text })
+		found := false
+		for _, u := range alice.Users() {
+			found = found || u == *p
+		}
+		if found != (state != chatproto.Offline) {
+			t.Errorf("%+v and %+v", p, alice.Users())
+		}
+	}
+	is(chatproto.Online, "")
+	must(t, bob.SetAway(testContext(t), true, "lunch"))
+	is(chatproto.Away, "lunch")
+	s.stop()
+	s.start()
+	eventually(t, "bob is away again", func() bool {
+		for _, u := range alice.Users() {
+			if u.User == "bob" && u.State == chatproto.Away && u.Text == "lunch" {
+				return true
+			}
+		}
+		return false
+	})
+	must(t, bob.SetAway(testContext(t), false, "ignored"))
+	is(chatproto.Online, "")
+	must(t, bob.Close())
+	is(chatproto.Offline, "")
+}
+
+func TestRooms(t *testing.T) {
+	s := newServer(t, "alice", "bob")
+	alice, bob := s.dial("alice"), s.dial("bob")
+	garden, err := alice.Create(testContext(t), "Garden", chatproto.RoomPublic, "flowers")
+	must(t, err)
+	if _, err := bob.Create(testContext(t), "garden", chatproto.RoomPublic, ""); !errors.Is(err, chatproto.ErrExists) {
+		t.Error(err)
+	}
+	if _, err := bob.Create(testContext(t), "no name", chatproto.RoomPublic, ""); !errors.Is(err, chatproto.ErrName) {
+		t.Error(err)
+	}
+	_, err = alice.Create(testContext(t), "hidden", chatproto.RoomPrivate, "")
+	must(t, err)
+	theirs := join(t, bob, "garden")
+	list, err := bob.ListRooms(testContext(t))
+	must(t, err)
+	var names []string
+	for _, r := range list {
+		names = append(names, fmt.Sprint(r.Name, r.Member))
+	}
+	if fmt.Sprint(names) != "[Gardentrue lobbyfalse]" && fmt.Sprint(names) != "[Gardentrue lobbytrue]" {
+		t.Errorf("bob may know of %v", names)
+	}
+	if members, err := garden.Members(testContext(t)); fmt.Sprint(members) != "[alice bob]" || err != nil {
+		t.Errorf("%v, %v", members, err)
+	}
+	must(t, theirs.SetTopic(testContext(t), "vegetables"))
+	if m := nextThat(t, alice, func(m *chat.Message) bool { return m.Kind == chatproto.KindTopic }); m.Text != "vegetables" || m.From != "bob" {
+		t.Errorf("%+v", m)
+	}
+	eventually(t, "the topic is known", func() bool { return garden.Info().Topic == "vegetables" })
+	must(t, theirs.Typing(testContext(t)))
+	if e := next[*chat.Typing](t, alice); e.User != "bob" || e.RoomName != "Garden" {
+		t.Errorf("%+v", e)
+	}
+	must(t, theirs.Typing(testContext(t))) // tells nobody
+	if err := theirs.SetRetention(testContext(t), 2, 0); !errors.Is(err, chatproto.ErrNotAllowed) {
+		t.Error(err)
+	}
+	must(t, garden.SetRetention(testContext(t), 100, 48*time.Hour))
+	for i := range 7 {
+		say(t, garden, fmt.Sprint("m", i))
+	}
+	page, err := theirs.History(testContext(t), 0, 3)
+	must(t, err)
+	if len(page) != 3 || page[2].Text != "m6" {
+		t.Errorf("%+v", page)
+	}
+	older, err := theirs.History(testContext(t), page[0].Seq, 2)
+	must(t, err)
+	if len(older) != 2 || older[1].Text != "m3" || older[1].RoomName != "Garden" {
+		t.Errorf("%+v", older)
+	}
+	must(t, theirs.Leave(testContext(t)))
+	next[*chat.RoomGone](t, bob)
+	if theirs.Info().Member {
+		t.Error("still a member")
+	}
+	if _, err := theirs.History(testContext(t), 0, 1); !errors.Is(err, chatproto.ErrNoRoom) {
+		t.Error(err)
+	}
+	if _, err := bob.Direct(testContext(t), "nobody"); !errors.Is(err, chatproto.ErrNoUser) {
 		t.Error(err)
 	}
 }

@@ -41,19 +41,23 @@ type link struct {
 
 // connect logs in and attaches. The tables are filled when it returns.
 func (c *Client) connect(ctx context.Context) (*link, error) {
-	l := &link{c: c, feed: newFeed(), refs: make(map[chatproto.RoomID]rpc.Ref), wake: make(chan struct{}, 1)}
 	sess, err := client.Dial(ctx, client.Config{
 		Address: c.cfg.Address, Auth: c.cfg.Auth, Joined: 0, Notify: c.sessionChanged, Log: c.log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	l.sess, l.peer = sess, sess.Peer()
+	l := newLink(c, sess.Peer())
+	l.sess = sess
 	if err := l.attach(ctx); err != nil {
 		l.close()
 		return nil, err
 	}
 	return l, nil
+}
+
+func newLink(c *Client, peer *rpc.Peer) *link {
+	return &link{c: c, peer: peer, feed: newFeed(), refs: make(map[chatproto.RoomID]rpc.Ref), wake: make(chan struct{}, 1)}
 }
 
 func (l *link) attach(ctx context.Context) error {
@@ -153,9 +157,11 @@ func (l *link) forget(room chatproto.RoomID) {
 }
 
 // run serves one link after the other until the client is closed or cannot log
-// in any more.
+// in any more. Links that end soon after they began follow one another slower
+// and slower, whatever the server does to them.
 func (c *Client) run(l *link) {
 	defer close(c.done)
+	var pause time.Duration
 	for {
 		if l == nil {
 			var err error
@@ -164,6 +170,7 @@ func (c *Client) run(l *link) {
 				return
 			}
 		}
+		began := time.Now()
 		c.setLink(l)
 		err := l.serve()
 		c.setLink(nil)
@@ -173,6 +180,11 @@ func (c *Client) run(l *link) {
 			return
 		}
 		c.log.Info("chat session over", "err", err)
+		if time.Since(began) > maxBackoff {
+			pause = 0
+		}
+		sleep(c.ctx, pause)
+		pause = min(max(2*pause, minBackoff), maxBackoff)
 	}
 }
 

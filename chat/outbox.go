@@ -206,6 +206,8 @@ func (o *outbox) send(ctx context.Context, m *outgoing) said {
 			tries = 0
 			l.ended(ctx)
 			continue
+		case errors.Is(err, context.DeadlineExceeded): // see sealed.say
+			tries = 0
 		case errors.Is(err, chatproto.ErrRate):
 			errors.As(err, &refusal)
 			tries = 0
@@ -222,7 +224,7 @@ func (o *outbox) send(ctx context.Context, m *outgoing) said {
 // temporary reports whether sending again may succeed.
 func temporary(err error) bool {
 	for _, e := range []error{
-		rpc.ErrInternal, rpc.ErrBusy, rpc.ErrNoReference, context.DeadlineExceeded, context.Canceled,
+		rpc.ErrInternal, rpc.ErrBusy, rpc.ErrNoReference, context.Canceled,
 		chatproto.ErrStaleKey, chatproto.ErrConflict,
 	} {
 		if errors.Is(err, e) {
@@ -273,19 +275,18 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // adoptLoop takes over what dead programs have left in the outbox.
 func (c *Client) adoptLoop() {
-	if c.outbox.state == nil {
-		return
-	}
-	for c.ctx.Err() == nil {
-		if _, err := c.session(c.ctx); err != nil {
-			return
-		}
-		c.outbox.adopt()
+	for c.outbox.state != nil && c.ctx.Err() == nil {
 		sleep(c.ctx, adopt)
+		if _, err := c.session(c.ctx); err == nil {
+			c.outbox.adopt()
+		}
 	}
 }
 
 func (o *outbox) adopt() {
+	if o.state == nil {
+		return
+	}
 	if o.state == nil {
 		return
 	}

@@ -72,6 +72,7 @@ func (p *pump) cut(ctx context.Context, first uint64) error {
 	if first < p.link.next {
 		return nil
 	}
+	p.c.log.Debug("the live feed was cut", "event", first)
 	if err := p.link.sync(ctx); err != nil {
 		return err
 	}
@@ -241,9 +242,9 @@ func (p *pump) message(ctx context.Context, m *chatproto.Message) error {
 	if !r.begun {
 		r.begun, r.cursor = true, m.Seq-min(m.Seq, 1)
 	}
-	c.count(r, m)
 	switch {
 	case c.cfg.NoEvents:
+		c.count(r, m)
 		r.cursor = max(r.cursor, m.Seq)
 	case m.Seq <= r.cursor:
 	case r.sealed() && c.sealed != nil:
@@ -254,6 +255,7 @@ func (p *pump) message(ctx context.Context, m *chatproto.Message) error {
 		}
 		fallthrough
 	default:
+		c.count(r, m)
 		return p.hand(ctx, r, c.message(r, m))
 	}
 	return nil

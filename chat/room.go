@@ -251,9 +251,9 @@ func (r *Room) SetTopic(ctx context.Context, topic string) error {
 // Invite brings a user into the room.
 func (r *Room) Invite(ctx context.Context, user string) error {
 	req := chatproto.MemberReq{ID: newID(), User: user}
-	return r.change(ctx, &req.Proof, func(l *link) ([]byte, error) {
+	return r.change(ctx, &req.Proof, func(ctx context.Context, l *link) ([]byte, error) {
 		return r.c.sealed.engine.InviteProof(ctx, server{l}, r.id, req.ID, user)
-	}, func(l *link) error {
+	}, func(ctx context.Context, l *link) error {
 		return callRoom(ctx, l, r.id, chatproto.Invite, &req, new(chatproto.Empty))
 	})
 }
@@ -261,9 +261,9 @@ func (r *Room) Invite(ctx context.Context, user string) error {
 // Remove puts a user out of the room, which only its owner may.
 func (r *Room) Remove(ctx context.Context, user string) error {
 	req := chatproto.MemberReq{ID: newID(), User: user}
-	return r.change(ctx, &req.Proof, func(l *link) ([]byte, error) {
+	return r.change(ctx, &req.Proof, func(ctx context.Context, l *link) ([]byte, error) {
 		return r.c.sealed.engine.RemoveProof(ctx, server{l}, r.id, req.ID, user)
-	}, func(l *link) error {
+	}, func(ctx context.Context, l *link) error {
 		return callRoom(ctx, l, r.id, chatproto.Remove, &req, new(chatproto.Empty))
 	})
 }
@@ -271,19 +271,19 @@ func (r *Room) Remove(ctx context.Context, user string) error {
 // Leave ends the user's membership.
 func (r *Room) Leave(ctx context.Context) error {
 	req := chatproto.LeaveReq{ID: newID()}
-	return r.change(ctx, &req.Proof, func(l *link) ([]byte, error) {
+	return r.change(ctx, &req.Proof, func(ctx context.Context, l *link) ([]byte, error) {
 		return r.c.sealed.engine.LeaveProof(ctx, server{l}, r.id, req.ID)
-	}, func(l *link) error {
+	}, func(ctx context.Context, l *link) error {
 		return callRoom(ctx, l, r.id, chatproto.Leave, &req, new(chatproto.Empty))
 	})
 }
 
 // change makes a change of the members. In a sealed room it carries a proof,
 // which stays the same when the request is sent again.
-func (r *Room) change(ctx context.Context, proof *[]byte, prove func(*link) ([]byte, error), send func(*link) error) error {
+func (r *Room) change(ctx context.Context, proof *[]byte, prove func(context.Context, *link) ([]byte, error), send func(context.Context, *link) error) error {
 	return r.c.retry(ctx, func(l *link) error {
 		if r.kind != chatproto.RoomSealed {
-			return send(l)
+			return send(ctx, l)
 		}
 		s := r.c.sealed
 		if err := s.prepare(ctx, l); err != nil {
@@ -294,15 +294,17 @@ func (r *Room) change(ctx context.Context, proof *[]byte, prove func(*link) ([]b
 			return err
 		}
 		defer unlock()
+		ctx, cancel := context.WithTimeout(ctx, lockLimit)
+		defer cancel()
 		if *proof == nil {
 			if err := s.catchUp(ctx, l, r.id); err != nil {
 				return err
 			}
-			if *proof, err = prove(l); err != nil {
+			if *proof, err = prove(ctx, l); err != nil {
 				return err
 			}
 		}
-		return send(l)
+		return send(ctx, l)
 	})
 }
 

@@ -448,8 +448,12 @@ func (c *Client) countEntry(r *room, e *local.Entry) {
 	c.count(r, &chatproto.Message{Seq: e.Seq, Kind: kind, From: e.From})
 }
 
+// lockLimit is how long a room stays locked for one step: without a connection
+// other programs are not to wait for it.
+const lockLimit = 10 * time.Second
+
 // say seals a message and says it. What was sealed is kept, so that it is said
-// again as the same bytes.
+// again as the same bytes. context.DeadlineExceeded if it takes too long.
 func (s *sealed) say(ctx context.Context, l *link, m *outgoing, req *chatproto.SayReq, res *chatproto.SayRes) error {
 	if err := s.prepare(ctx, l); err != nil {
 		return err
@@ -459,6 +463,8 @@ func (s *sealed) say(ctx context.Context, l *link, m *outgoing, req *chatproto.S
 		return err
 	}
 	defer unlock()
+	ctx, cancel := context.WithTimeout(ctx, lockLimit)
+	defer cancel()
 	if m.Sealed == nil {
 		if err := s.seal(ctx, l, m); err != nil {
 			return err

@@ -8,6 +8,7 @@ require (
 	github.com/rpycfs/rpycfs v0.0.0
 	golang.org/x/crypto v0.58.0
 	google.golang.org/grpc v1.85.0
+	modernc.org/sqlite v1.60.1
 )
 
 require (
@@ -28,5 +29,4 @@ require (
 	modernc.org/libc v1.79.0 // indirect
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.12.1 // indirect
-	modernc.org/sqlite v1.61.1 // indirect
 )

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -213,4 +214,23 @@ func TestChatInterfaceFails(t *testing.T) {
 	must(t, os.Rename(filepath.Join(w.dir, "key-bob"), filepath.Join(w.dir, "key-alice")))
 	term := w.terminal(80, 24, "RPYCFS_PASSWORD=wrong "+w.chatCommand("alice"))
 	term.shows("wrong user, password or key", "ended 1")
+}
+
+// coloured is a change of the colour of writing.
+var coloured = regexp.MustCompile(`\x1b\[(\d+;)*(3[0-8]|9[0-7])\b`)
+
+// TestChatInterfaceNoColour: NO_COLOR is honoured, and what colours tell is told
+// otherwise.
+func TestChatInterfaceNoColour(t *testing.T) {
+	w := newChatWorld(t, "alice", "bob")
+	lobby := joinRoom(t, w.dial("bob"), "lobby")
+	_, err := lobby.Say(chatContext(t), "in which colour?")
+	must(t, err)
+	for env, want := range map[string]bool{"NO_COLOR=1 ": false, "NO_COLOR= ": true} {
+		term := w.terminal(80, 24, env+w.chatCommand("alice"))
+		term.shows("<bob> in which colour?")
+		if got := coloured.MatchString(term.tmux("capture-pane", "-e", "-p")); got != want {
+			t.Errorf("%scolours: %v", env, got)
+		}
+	}
 }

@@ -33,13 +33,12 @@ var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 // fakeClient is a server of the test's own making, without any waiting.
 type fakeClient struct {
-	rooms    []*fakeRoom
-	users    []chat.Presence
-	status   chat.Status
-	fail     error // of whatever asks the server
-	calls    []string
-	found    []chat.Message
-	whispers []string
+	rooms  []*fakeRoom
+	users  []chat.Presence
+	status chat.Status
+	fail   error // of whatever asks the server
+	calls  []string
+	found  []chat.Message
 }
 
 func newFake() *fakeClient {

@@ -109,6 +109,7 @@ func (m *model) connection(s chat.Status) {
 	}
 	m.status, m.lost = s, !s.Connected
 	if s.Connected {
+		m.current.shown().failed = false
 		m.refresh()
 	}
 }

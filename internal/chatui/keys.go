@@ -55,6 +55,8 @@ func (m *model) key(k tea.KeyPressMsg) tea.Cmd {
 		m.help()
 	case "ctrl+l":
 		return tea.ClearScreen
+	case "ctrl+z":
+		return tea.Suspend
 	case "esc":
 		m.toEnd()
 	default:
@@ -99,6 +101,7 @@ func (m *model) moveKey(name string) (cmd tea.Cmd, taken bool) {
 
 // scroll moves the message pane up by n lines; View keeps it in bounds.
 func (m *model) scroll(n int) {
+	m.current.shown().failed = false
 	m.current.scroll = max(0, m.current.scroll+n)
 }
 

@@ -39,7 +39,8 @@ func (r *roomView) lines(width, height int) (window []line, top bool) {
 		}
 	}
 	entries, fresh := r.shown().entries, r.firstNew()
-	for i := len(entries) - 1; i >= 0 && len(upward) < r.scroll+height; i-- {
+	i := len(entries) - 1
+	for ; i >= 0 && len(upward) < r.scroll+height; i-- {
 		var before *entry
 		if i > 0 {
 			before = entries[i-1]
@@ -47,7 +48,7 @@ func (r *roomView) lines(width, height int) (window []line, top bool) {
 		push(entries[i].draw(width, r.target), entries[i].messageSeq())
 		push(separators(before, entries[i], width, fresh), 0)
 	}
-	top = len(upward) <= r.scroll+height
+	top = i < 0 && len(upward) <= r.scroll+height
 	r.scroll = max(0, min(r.scroll, len(upward)-height))
 	upward = upward[r.scroll:min(len(upward), r.scroll+height)]
 	slices.Reverse(upward)

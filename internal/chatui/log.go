@@ -53,6 +53,7 @@ type stretch struct {
 	entries []*entry
 	atStart bool // nothing stands before it in the room
 	loading bool // the page before it, or after it, is on its way
+	failed  bool // the last page did not come; it is asked for again when somebody scrolls
 }
 
 // add puts messages where they belong. Those that are there already stay.

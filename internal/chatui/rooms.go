@@ -148,7 +148,7 @@ func (m *model) loadMembers(r *roomView) tea.Cmd {
 // earlier loads the page before what is shown.
 func (m *model) earlier(r *roomView) tea.Cmd {
 	s := r.shown()
-	if s.loading || s.atStart || r == m.home {
+	if s.loading || s.failed || s.atStart || r == m.home {
 		return nil
 	}
 	return m.loadPage(r, s, s.first(), false)
@@ -157,7 +157,7 @@ func (m *model) earlier(r *roomView) tea.Cmd {
 // later loads the page after what is shown of the past.
 func (m *model) later(r *roomView) tea.Cmd {
 	s := r.past
-	if s == nil || s.loading {
+	if s == nil || s.loading || s.failed {
 		return nil
 	}
 	return m.loadPage(r, s, s.last()+pageSize+1, true)
@@ -177,7 +177,7 @@ func (m *model) loadPage(r *roomView, s *stretch, before uint64, after bool) tea
 }
 
 func (m *model) page(msg pageMsg) {
-	msg.of.loading = false
+	msg.of.loading, msg.of.failed = false, msg.err != nil
 	r := m.room(msg.room)
 	if r == nil {
 		return

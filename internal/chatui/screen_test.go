@@ -210,6 +210,26 @@ func TestScrollBack(t *testing.T) {
 	s.hides("something new")
 }
 
+// TestHistoryFails: what did not come is asked for again by scrolling, not by
+// itself.
+func TestHistoryFails(t *testing.T) {
+	c := newFake()
+	for i := range 150 {
+		c.rooms[0].say("bob", fmt.Sprint("number ", i+1, "."))
+	}
+	s := newScreen(t, c, 80, 24)
+	s.c.fail = chatproto.ErrRate
+	s.press("ctrl+home")
+	if n := strings.Count(fmt.Sprint(s.c.calls), "history lobby 51"); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	s.press("esc")
+	s.shows("history: too much at once")
+	s.c.fail = nil
+	s.press("ctrl+home", "ctrl+home")
+	s.shows("number 1.")
+}
+
 func TestReadMarks(t *testing.T) {
 	s := newScreen(t, furnished(), 80, 24)
 	if !slices.Contains(s.c.calls, "read lobby 7") {

@@ -20,7 +20,6 @@ var (
 	styleOnline   = lipgloss.NewStyle().Foreground(lipgloss.Green)
 	styleAway     = lipgloss.NewStyle().Foreground(lipgloss.Yellow)
 	styleNew      = lipgloss.NewStyle().Foreground(lipgloss.Red)
-	styleOwn      = lipgloss.NewStyle().Bold(true)
 )
 
 // nameColours can be read on black and on white.

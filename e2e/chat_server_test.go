@@ -275,6 +275,43 @@ func TestChatOff(t *testing.T) {
 	}
 }
 
+// TestChatTakenOver: of two daemons with one state directory the first serves
+// the chat, both serve files, and the second takes the chat over with what was
+// said in it.
+func TestChatTakenOver(t *testing.T) {
+	w := serveChat(t, []string{"alice"})
+	must(t, w.attach("alice", w.port).say("before"))
+
+	first := *w.world
+	w.port, w.log = freePort(t), nil
+	w.startDaemon()
+	cfg := w.config("alice")
+	dial := func() error {
+		s, err := client.Dial(chatContext(t), client.Config{Address: cfg.Address, Auth: cfg.Auth})
+		must(t, err)
+		defer s.Close(chatContext(t))
+		return chatproto.FromRPC(rpc.Call(chatContext(t), s.Peer(), chatproto.Attach, &chatproto.ChatAttachReq{Listener: 1}, new(chatproto.ChatAttachRes)))
+	}
+	if err := dial(); !errors.Is(err, chatproto.ErrElsewhere) {
+		t.Errorf("while the first daemon runs: %v", err)
+	}
+	if log := w.daemonLog(); !strings.Contains(log, "another daemon") {
+		t.Errorf("the second daemon says:\n%s", log)
+	}
+	first.stop()
+	if !eventually(patience, func() bool { return dial() == nil }) {
+		t.Fatalf("not taken over:\n%s", w.daemonLog())
+	}
+	alice := w.attach("alice", w.port)
+	req := &chatproto.HistoryReq{}
+	var history chatproto.HistoryRes
+	_, err := rpc.CallWith(chatContext(t), alice.session.Peer(), chatproto.History, req, &history, rpc.Extra{Object: alice.lobby})
+	must(t, err)
+	if n := len(history.Messages); n < 2 || string(history.Messages[n-1].Body) != "before" {
+		t.Errorf("history: %+v", history.Messages)
+	}
+}
+
 // TestChatDoesNotStart: a chat that cannot be served is said in one line that
 // tells what to do.
 func TestChatDoesNotStart(t *testing.T) {
@@ -297,7 +334,6 @@ func TestChatDoesNotStart(t *testing.T) {
 		}
 	}
 	state := "--state=" + filepath.Join(w.dir, "state")
-	fails(1, []string{"in use", "--state", "--no-chat"}, state)
 	fails(2, []string{"--chat-retention"}, state, "--chat-retention=many")
 	fails(2, []string{"--chat-retention"}, state, "--chat-retention=0")
 	fails(2, []string{"--chat-rate"}, state, "--chat-rate=-1")

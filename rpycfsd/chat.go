@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/rpycfs/rpycfs/auth"
@@ -27,10 +28,18 @@ type ChatConfig struct {
 	Retain store.Retention // for rooms that set none
 }
 
+// retryEvery is how often a daemon looks whether the one that serves the chat of
+// its state directory has ended.
+const retryEvery = time.Second
+
 // chat is the chat service with its store. Its methods do nothing if it is nil.
 type chat struct {
 	service *service.Service
-	store   *store.Store
+	config  store.Config
+	store   *store.Store // nil while another daemon has the database
+
+	waiting sync.WaitGroup // for that daemon to end
+	stopped chan struct{}  // closed by close
 }
 
 // openChat opens the database in the state directory. It returns nil if there
@@ -40,16 +49,54 @@ func openChat(cfg ChatConfig, state string, users *auth.Users, log *slog.Logger)
 		return nil, nil
 	}
 	exists := accounts(users, log)
-	c := &chat{service: service.New(service.Config{Users: exists, Grace: cfg.Grace, Rate: cfg.Rate, Log: log})}
-	var err error
-	c.store, err = store.Open(context.Background(), store.Config{
+	c := &chat{
+		service: service.New(service.Config{Users: exists, Grace: cfg.Grace, Rate: cfg.Rate, Log: log}),
+		stopped: make(chan struct{}),
+	}
+	c.config = store.Config{
 		Path: filepath.Join(state, "chat.db"), Users: exists, Committed: c.service.Committed, Retain: cfg.Retain, Log: log,
-	})
-	if err != nil {
+	}
+	switch err := c.open(); {
+	case errors.Is(err, store.ErrInUse):
+		log.Warn("another daemon serves the chat of this state directory; this one takes over when it ends; --state=DIR gives it a chat of its own",
+			"state", state)
+		c.waiting.Go(func() { c.takeOver(log) })
+	case err != nil:
 		return nil, explainChat(err)
 	}
-	c.service.Use(c.store)
 	return c, nil
+}
+
+// open opens the store and gives it to the service.
+func (c *chat) open() (err error) {
+	if c.store, err = store.Open(context.Background(), c.config); err != nil {
+		return err
+	}
+	c.service.Use(c.store)
+	return nil
+}
+
+// takeOver opens the store when the daemon that has it open is gone.
+func (c *chat) takeOver(log *slog.Logger) {
+	for tick := time.NewTicker(retryEvery); ; {
+		select {
+		case <-c.stopped:
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+		err := c.open()
+		if errors.Is(err, store.ErrInUse) {
+			continue
+		}
+		tick.Stop()
+		if err != nil {
+			log.Error("no chat is served", "err", explainChat(err))
+			return
+		}
+		log.Info("the daemon that served the chat has ended; this one does now")
+		return
+	}
 }
 
 // accounts returns a function that reports whether an account exists. One that
@@ -71,8 +118,6 @@ func accounts(users *auth.Users, log *slog.Logger) func(name string) bool {
 func explainChat(err error) error {
 	advice := "restore the file, or move it away to begin with an empty one; --no-chat serves without it"
 	switch {
-	case errors.Is(err, store.ErrInUse):
-		advice = "give each daemon a directory with --state, or all but one --no-chat"
 	case errors.Is(err, store.ErrNewer):
 		advice = "run that version, or move the file away to begin with an empty one; --no-chat serves without it"
 	case errors.Is(err, fs.ErrPermission):
@@ -104,7 +149,12 @@ func (c *chat) close(log *slog.Logger) {
 	if c == nil {
 		return
 	}
+	close(c.stopped)
+	c.waiting.Wait()
 	c.service.Close()
+	if c.store == nil {
+		return
+	}
 	if err := c.store.Close(); err != nil {
 		log.Error("chat: the database did not close well", "err", err)
 	}

@@ -82,6 +82,7 @@ const (
 	CodeStaleKey   = 0x2000a // the room needs a new key epoch before anything is said
 	CodeConflict   = 0x2000b // somebody else was faster: fetch and try again
 	CodeOtherID    = 0x2000c // the client-made id stands for something else already
+	CodeElsewhere  = 0x2000d // another daemon serves the chat that this one would
 )
 
 // Error is an error of the chat service. It unwraps to the *rpc.Error that
@@ -107,6 +108,7 @@ var (
 	ErrStaleKey   = &Error{Code: CodeStaleKey}
 	ErrConflict   = &Error{Code: CodeConflict}
 	ErrOtherID    = &Error{Code: CodeOtherID}
+	ErrElsewhere  = &Error{Code: CodeElsewhere}
 )
 
 var errorTexts = map[rpc.Code]string{
@@ -123,6 +125,7 @@ var errorTexts = map[rpc.Code]string{
 	CodeStaleKey:   "the room needs a new key",
 	CodeConflict:   "somebody else was faster; try again",
 	CodeOtherID:    "the message's id is taken by another message",
+	CodeElsewhere:  "another daemon with the same state directory serves the chat; ask there, or try again when it has ended",
 }
 
 func (e *Error) Error() string {

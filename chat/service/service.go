@@ -122,7 +122,7 @@ func New(cfg Config) *Service {
 }
 
 // Use sets the store, whose Config.Committed is this service's method. It is
-// called once, before the first session.
+// called once. Before it, nobody can attach.
 func (s *Service) Use(st *store.Store) { s.store.Store(st) }
 
 // Notice tells all listeners a word of the server, at most

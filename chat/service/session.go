@@ -129,6 +129,9 @@ func (c *Session) attach(_ context.Context, r *rpc.Request, req *chatproto.ChatA
 	if req.Listener == 0 {
 		return fmt.Errorf("%w: no listener", rpc.ErrBadRequest)
 	}
+	if c.svc.store.Load() == nil {
+		return chatproto.ErrElsewhere
+	}
 	if err := c.user.charge(c.svc, change); err != nil {
 		return err
 	}

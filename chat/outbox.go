@@ -1,11 +1,9 @@
 package chat
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -84,9 +82,16 @@ func newID() (id chatproto.ID) {
 	return id
 }
 
+// destination is where a message goes.
+type destination struct {
+	room chatproto.RoomID
+	peer string // for a direct message; room does not count then
+	seal bool   // sealed or not at all, whatever the server calls the room by then
+}
+
 // put takes in a message: it survives this process from here on if there is a
 // state directory.
-func (o *outbox) put(room chatproto.RoomID, peer string, kind uint8, text string, wait bool) (*outgoing, error) {
+func (o *outbox) put(to destination, kind uint8, text string, wait bool) (*outgoing, error) {
 	limit := chatproto.MaxText
 	if kind == chatproto.KindTopic {
 		limit = chatproto.MaxTopic
@@ -94,8 +99,13 @@ func (o *outbox) put(room chatproto.RoomID, peer string, kind uint8, text string
 	if err := chatproto.CheckText(text, limit); err != nil {
 		return nil, err
 	}
-	m := &outgoing{Queued: local.Queued{Room: room, Peer: peer, ID: newID(), Kind: kind, Text: text, Sent: time.Now().UnixMicro()}}
-	if peer != "" {
+	if to.seal && o.state == nil {
+		return nil, ErrNoState
+	}
+	m := &outgoing{Queued: local.Queued{
+		Room: to.room, Peer: to.peer, Seal: to.seal, ID: newID(), Kind: kind, Text: text, Sent: time.Now().UnixMicro(),
+	}}
+	if to.peer != "" {
 		m.Room = 0
 	}
 	if wait {
@@ -243,17 +253,12 @@ func (o *outbox) deliver(ctx context.Context, l *link, m *outgoing) (chatproto.R
 		return res.Room, res.Said, err
 	}
 	var res chatproto.SayRes
-	if o.c.isSealed(m.Room) {
+	if m.Seal {
 		err := o.c.sealed.say(ctx, l, m, &req, &res)
 		return m.Room, res, err
 	}
 	err := callRoom(ctx, l, m.Room, chatproto.Say, &req, &res)
 	return m.Room, res, err
-}
-
-func (c *Client) isSealed(id chatproto.RoomID) bool {
-	info, ok := c.roomInfo(id)
-	return ok && info.Kind == chatproto.RoomSealed
 }
 
 // ended waits until the link's session is over, for a call has said so, but not
@@ -287,9 +292,6 @@ func (o *outbox) adopt() {
 	if o.state == nil {
 		return
 	}
-	if o.state == nil {
-		return
-	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	left, err := o.state.Adopt()
@@ -299,139 +301,4 @@ func (o *outbox) adopt() {
 	for _, q := range left {
 		o.start(&outgoing{Queued: q})
 	}
-}
-
-// Pending returns the messages that wait in the outbox, in order.
-func (c *Client) Pending() []Message {
-	o := c.outbox
-	o.mu.Lock()
-	var all []*outgoing
-	for _, queue := range o.lanes {
-		all = append(all, *queue...)
-	}
-	o.mu.Unlock()
-	slices.SortFunc(all, func(a, b *outgoing) int { return cmp.Compare(a.N, b.N) })
-	messages := make([]Message, len(all))
-	for i, m := range all {
-		messages[i] = c.pending(&m.Queued)
-	}
-	return messages
-}
-
-// pending makes a Message of one that waits.
-func (c *Client) pending(q *local.Queued) Message {
-	m := Message{Room: q.Room, ID: q.ID, Kind: q.Kind, From: c.user, Text: q.Text, Sent: time.UnixMicro(q.Sent), Pending: true}
-	if q.Peer != "" {
-		m.RoomName = "@" + q.Peer
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if q.Peer != "" {
-		if r := c.find(m.RoomName); r != nil {
-			m.Room = r.state.Info.Room
-		}
-	} else if r := c.rooms[q.Room]; r != nil {
-		m.RoomName, m.Sealed = r.title(), r.sealed()
-	}
-	return m
-}
-
-// Flush waits until nothing waits in the outbox.
-func (c *Client) Flush(ctx context.Context) error {
-	o := c.outbox
-	for {
-		o.mu.Lock()
-		if len(o.lanes) == 0 {
-			o.mu.Unlock()
-			return nil
-		}
-		if o.empty == nil {
-			o.empty = make(chan struct{})
-		}
-		empty := o.empty
-		o.mu.Unlock()
-		select {
-		case <-empty:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-c.ctx.Done():
-			return c.ending()
-		}
-	}
-}
-
-// say puts a message into the outbox and waits for its acknowledgement. When the
-// connection has been lost for some time, or ctx ends, the message stays in the
-// outbox and the error is ErrQueued.
-func (o *outbox) say(ctx context.Context, room chatproto.RoomID, peer string, kind uint8, text string) (Message, error) {
-	if ctx.Err() != nil {
-		return Message{}, context.Cause(ctx)
-	}
-	m, err := o.put(room, peer, kind, text, true)
-	if err != nil {
-		return Message{}, err
-	}
-	for {
-		var late <-chan time.Time
-		up, since, changed := o.c.connection()
-		if !up {
-			late = time.After(time.Until(since.Add(minLag)))
-		}
-		select {
-		case result := <-m.result:
-			return o.c.acknowledged(&m.Queued, result)
-		case <-changed:
-			continue
-		case <-late:
-			err = ErrQueued
-		case <-ctx.Done():
-			err = errors.Join(ErrQueued, context.Cause(ctx))
-		case <-o.c.ctx.Done():
-			if err = o.c.ending(); o.state != nil {
-				err = errors.Join(ErrQueued, err)
-			}
-		}
-		return o.leave(m, err)
-	}
-}
-
-// leave gives up waiting for a message, unless its result has just come. What
-// becomes of it later is told by events.
-func (o *outbox) leave(m *outgoing, err error) (Message, error) {
-	o.mu.Lock()
-	select {
-	case result := <-m.result:
-		o.mu.Unlock()
-		return o.c.acknowledged(&m.Queued, result)
-	default:
-	}
-	m.result = nil
-	o.mu.Unlock()
-	return o.c.pending(&m.Queued), err
-}
-
-func (c *Client) acknowledged(q *local.Queued, result said) (Message, error) {
-	m := c.pending(q)
-	if result.err != nil {
-		return m, result.err
-	}
-	m.Pending = false
-	m.Room, m.Seq, m.Time = result.room, result.res.Seq, time.UnixMicro(result.res.Time)
-	return m, nil
-}
-
-// ending returns why the client has ended.
-func (c *Client) ending() error {
-	if err := c.Err(); err != nil {
-		return err
-	}
-	return ErrClosed
-}
-
-// connection returns whether the connection stands, since when it does or does
-// not, and a channel that is closed when that changes.
-func (c *Client) connection() (up bool, since time.Time, changed <-chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.up, c.upSince, c.changed
 }

@@ -59,6 +59,9 @@ func (p *pump) catchUp(ctx context.Context) error {
 		if err := p.begin(ctx, r); err != nil {
 			return err
 		}
+		if err := p.suspect(ctx, r); err != nil {
+			return err
+		}
 		if err := p.fill(ctx, r, c.lastOf(r)); err != nil {
 			return err
 		}
@@ -160,6 +163,7 @@ func (p *pump) presence(ctx context.Context, m *chatproto.Presence) error {
 // a room that the user came into precedes its first entry.
 func (p *pump) room(ctx context.Context, s *chatproto.RoomState) error {
 	c := p.c
+	c.sealed.pin(&s.Info)
 	c.mu.Lock()
 	r := c.rooms[s.Info.Room]
 	if r == nil && len(c.rooms) < maxRooms {
@@ -178,7 +182,10 @@ func (p *pump) room(ctx context.Context, s *chatproto.RoomState) error {
 	r.update(s)
 	e := RoomChanged{Room: r.info(), New: isNew}
 	c.mu.Unlock()
-	return p.push(ctx, &e)
+	if err := p.push(ctx, &e); err != nil {
+		return err
+	}
+	return p.suspect(ctx, r)
 }
 
 func (p *pump) gone(ctx context.Context, id chatproto.RoomID) error {

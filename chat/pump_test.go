@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type double struct {
 	log       []chatproto.Message
 	lie       func(*chatproto.HistoryRes)
 	snapshots int
+	said      []chatproto.SayReq
 }
 
 // entry is an entry of the double's room.
@@ -85,6 +87,13 @@ func (d *double) root() *rpc.Mux {
 	})
 	rpc.Handle(room, chatproto.History, func(_ context.Context, _ *rpc.Request, req *chatproto.HistoryReq, res *chatproto.HistoryRes) error {
 		d.history(req, res)
+		return nil
+	})
+	rpc.Handle(room, chatproto.Say, func(_ context.Context, _ *rpc.Request, req *chatproto.SayReq, _ *chatproto.SayRes) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		req.Body = bytes.Clone(req.Body)
+		d.said = append(d.said, *req)
 		return nil
 	})
 	return root

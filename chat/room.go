@@ -115,7 +115,7 @@ func (c *Client) Direct(ctx context.Context, user string) (*Room, error) {
 // Whisper says something to one user, as Room.Say does. It waits for who is not
 // there.
 func (c *Client) Whisper(ctx context.Context, user, text string) error {
-	_, err := c.outbox.say(ctx, 0, user, chatproto.KindText, text)
+	_, err := c.outbox.say(ctx, destination{peer: user}, chatproto.KindText, text)
 	return err
 }
 
@@ -161,17 +161,21 @@ func (r *Room) Info() RoomInfo {
 	return info
 }
 
+func (r *Room) destination() destination {
+	return destination{room: r.id, peer: r.peer, seal: r.kind == chatproto.RoomSealed}
+}
+
 // Say says something and waits until it is on the server's disk. It goes through
 // the outbox: when the connection is lost for some seconds or ctx ends, the
 // error is ErrQueued, and the message goes out later, from another process if
 // need be and there is Config.State.
 func (r *Room) Say(ctx context.Context, text string) (Message, error) {
-	return r.c.outbox.say(ctx, r.id, r.peer, chatproto.KindText, text)
+	return r.c.outbox.say(ctx, r.destination(), chatproto.KindText, text)
 }
 
 // Act is Say for what the user does ("/me").
 func (r *Room) Act(ctx context.Context, text string) (Message, error) {
-	return r.c.outbox.say(ctx, r.id, r.peer, chatproto.KindAction, text)
+	return r.c.outbox.say(ctx, r.destination(), chatproto.KindAction, text)
 }
 
 // Send puts what is said into the outbox and returns. The Message event with the
@@ -183,7 +187,7 @@ func (r *Room) Send(text string) (chatproto.ID, error) { return r.send(chatproto
 func (r *Room) SendAct(text string) (chatproto.ID, error) { return r.send(chatproto.KindAction, text) }
 
 func (r *Room) send(kind uint8, text string) (chatproto.ID, error) {
-	m, err := r.c.outbox.put(r.id, r.peer, kind, text, false)
+	m, err := r.c.outbox.put(r.destination(), kind, text, false)
 	if err != nil {
 		return chatproto.ID{}, err
 	}
@@ -239,7 +243,7 @@ func (r *Room) SetTopic(ctx context.Context, topic string) error {
 		if r.c.sealed == nil {
 			return ErrNoState
 		}
-		_, err := r.c.outbox.say(ctx, r.id, "", chatproto.KindTopic, topic)
+		_, err := r.c.outbox.say(ctx, r.destination(), chatproto.KindTopic, topic)
 		return err
 	}
 	req := chatproto.SetTopicReq{ID: newID(), Topic: topic}

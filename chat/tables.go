@@ -23,10 +23,11 @@ type room struct {
 	typed   time.Time // when this user's typing was last told
 	ref     bool      // came by a reply; the feed has not told of it yet
 
-	begun    bool
-	cursor   uint64 // sequence number up to which entries were handed out
-	behind   string // what was last said about entries that cannot be opened
-	misnamed bool   // it was said that the server calls it by another name
+	begun     bool
+	cursor    uint64 // sequence number up to which entries were handed out
+	behind    string // what was last said about entries that cannot be opened
+	misnamed  bool   // it was said that the server calls it by another name
+	suspected bool   // it was said that it has the name of a sealed room
 }
 
 func (r *room) info() RoomInfo {
@@ -131,6 +132,7 @@ func (c *Client) roomInfo(id chatproto.RoomID) (RoomInfo, bool) {
 
 // learn takes in a room that a reply told of.
 func (c *Client) learn(s *chatproto.RoomState) *Room {
+	c.sealed.pin(&s.Info)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := c.rooms[s.Info.Room]
@@ -163,6 +165,9 @@ func (r *room) update(s *chatproto.RoomState) {
 func (c *Client) applySnapshot(s *chatproto.SnapshotRes) error {
 	if s.User != c.user {
 		return fmt.Errorf("the server takes %s for %q", c.user, s.User)
+	}
+	for i := range s.Rooms {
+		c.sealed.pin(&s.Rooms[i].Info)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

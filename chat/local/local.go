@@ -236,6 +236,7 @@ var migrations = []string{
 		kind INTEGER NOT NULL,
 		text TEXT NOT NULL,
 		sent INTEGER NOT NULL,   -- microseconds since 1970 UTC
+		seal INTEGER NOT NULL,   -- 1: goes out sealed or not at all
 		epoch INTEGER NOT NULL,  -- of sealed
 		sealed BLOB              -- NULL: not sealed yet, or not to be
 	);

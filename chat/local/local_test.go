@@ -133,7 +133,7 @@ func TestOutboxKeepsOrderAndOwner(t *testing.T) {
 	dir := t.TempDir()
 	a, b := open(t, dir), open(t, dir)
 	for i, s := range []*State{a, b, a} {
-		must(t, s.Enqueue(&Queued{Room: 7, ID: id(byte(i)), Text: fmt.Sprint("m", i), Sent: 1}))
+		must(t, s.Enqueue(&Queued{Room: 7, ID: id(byte(i)), Text: fmt.Sprint("m", i), Sent: 1, Seal: i == 0}))
 	}
 	if got, err := b.Adopt(); len(got) != 0 || err != nil {
 		t.Errorf("adopted from the living: %v, %v", got, err)
@@ -143,7 +143,7 @@ func TestOutboxKeepsOrderAndOwner(t *testing.T) {
 	}
 	must(t, a.Close())
 	got, err := b.Adopt()
-	if texts(got) != "m0 m2" || err != nil || got[0].Room != 7 || got[0].ID != id(0) || got[0].Sent != 1 {
+	if texts(got) != "m0 m2" || err != nil || got[0].Room != 7 || got[0].ID != id(0) || got[0].Sent != 1 || !got[0].Seal || got[1].Seal {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	must(t, b.SetSealed(got[0].N, 3, []byte("sealed")))
@@ -197,7 +197,7 @@ func TestOutboxOfAKilledProgram(t *testing.T) {
 func TestOutboxIsBounded(t *testing.T) {
 	s := open(t, t.TempDir())
 	_, err := s.lazy.Exec(`WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i < ?)
-		INSERT INTO outbox (owner, room, peer, id, kind, text, sent, epoch) SELECT 'x', 1, '', i, 1, '', 0, 0 FROM c`, MaxQueued)
+		INSERT INTO outbox (owner, room, peer, id, kind, text, sent, seal, epoch) SELECT 'x', 1, '', i, 1, '', 0, 0, 0 FROM c`, MaxQueued)
 	must(t, err)
 	if err := s.Enqueue(&Queued{ID: id(1)}); !errors.Is(err, ErrFull) {
 		t.Error(err)

@@ -18,6 +18,7 @@ type Queued struct {
 	Kind   uint8 // chatproto.KindText or KindAction, or KindTopic in sealed rooms
 	Text   string
 	Sent   int64  // microseconds since 1970 UTC
+	Seal   bool   // it goes out sealed or not at all
 	Epoch  uint64 // key epoch of Sealed
 	Sealed []byte // Text sealed; nil: not yet, or not to be
 }
@@ -33,8 +34,8 @@ func (s *State) Enqueue(q *Queued) error {
 		if waiting >= MaxQueued {
 			return ErrFull
 		}
-		r, err := tx.Exec("INSERT INTO outbox (owner, room, peer, id, kind, text, sent, epoch, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			s.owner, int64(q.Room), q.Peer, q.ID[:], q.Kind, q.Text, q.Sent, int64(q.Epoch), q.Sealed)
+		r, err := tx.Exec("INSERT INTO outbox (owner, room, peer, id, kind, text, sent, seal, epoch, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+			s.owner, int64(q.Room), q.Peer, q.ID[:], q.Kind, q.Text, q.Sent, q.Seal, int64(q.Epoch), q.Sealed)
 		if err != nil {
 			return err
 		}
@@ -109,7 +110,7 @@ func (s *State) owners() ([]string, error) {
 // inherit makes the rows of another owner this one's.
 func (s *State) inherit(owner string) (queued []Queued, err error) {
 	err = s.change(s.db, func(tx *sql.Tx) error {
-		rows, err := tx.Query("SELECT n, room, peer, id, kind, text, sent, epoch, sealed FROM outbox WHERE owner = ? ORDER BY n", owner)
+		rows, err := tx.Query("SELECT n, room, peer, id, kind, text, sent, seal, epoch, sealed FROM outbox WHERE owner = ? ORDER BY n", owner)
 		if err != nil {
 			return err
 		}
@@ -133,7 +134,7 @@ func (s *State) inherit(owner string) (queued []Queued, err error) {
 func scanQueued(rows *sql.Rows) (q Queued, err error) {
 	var room, epoch int64
 	var id []byte
-	err = rows.Scan(&q.N, &room, &q.Peer, &id, &q.Kind, &q.Text, &q.Sent, &epoch, &q.Sealed)
+	err = rows.Scan(&q.N, &room, &q.Peer, &id, &q.Kind, &q.Text, &q.Sent, &q.Seal, &epoch, &q.Sealed)
 	q.Room, q.Epoch = chatproto.RoomID(room), uint64(epoch)
 	copy(q.ID[:], id)
 	return q, err

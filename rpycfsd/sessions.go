@@ -103,7 +103,7 @@ func (t *sessions) Create(user auth.User, remote net.Addr) (auth.Grant, error) {
 	}
 	s.peer = rpc.NewPeer(rpc.Config{
 		Root: mux, Share: s.share, PingTimeout: pingTimeout, Log: s.log,
-		OnLogout: func() { t.ending.Go(func() { s.logout() }) },
+		OnLogout: func() { t.loggedOut(s) },
 	})
 	t.mu.Lock()
 	t.byID[s.id] = s
@@ -268,6 +268,16 @@ func (s *session) end(cause error) {
 	s.share.Close()
 	t.unreserve(s.user)
 	s.log.Info("session ended", "cause", cause)
+}
+
+// loggedOut ends a session whose client has logged out. Once the table is being
+// closed that is close's to do, which waits for what was begun before.
+func (t *sessions) loggedOut(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		t.ending.Go(s.logout)
+	}
 }
 
 // close drains and ends all sessions: what runs is finished and answered until

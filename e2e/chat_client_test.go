@@ -166,14 +166,17 @@ func TestB2EightClientsWithKills(t *testing.T) {
 	}
 	witness := w.dial("user0", func(cfg *chat.Config) { cfg.NoEvents = true })
 	room := joinRoom(t, witness, "lobby")
-	kills := 0
+	kills, at := 0, uint64(0)
 	logs := eight(t, w, clients, each, func() {
 		for kills < 5 {
 			// Each kill comes when some more of the messages are there.
 			due := uint64(8 * each * kills / 6)
 			if !eventually(chatPatience, func() bool {
 				page, err := room.History(chatContext(t), 0, 1)
-				return err == nil && len(page) == 1 && page[0].Seq >= due+16
+				if err == nil && len(page) == 1 {
+					at = page[0].Seq
+				}
+				return at >= due+16
 			}) {
 				t.Error("no messages come")
 				return
@@ -183,8 +186,8 @@ func TestB2EightClientsWithKills(t *testing.T) {
 			w.startDaemon()
 		}
 	})
-	if kills != 5 {
-		t.Errorf("%d kills", kills)
+	if kills != 5 || at >= uint64(8*each) {
+		t.Errorf("%d kills, the last at entry %d: not in the midst", kills, at)
 	}
 	checkLogs(t, logs, each)
 }

@@ -108,6 +108,7 @@ func (m *model) scroll(n int) {
 // toEnd shows the newest messages.
 func (m *model) toEnd() {
 	m.current.scroll, m.current.past, m.current.target = 0, nil, 0
+	m.current.live.failed = false
 }
 
 // step goes n rooms down the list.

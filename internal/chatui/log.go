@@ -53,7 +53,7 @@ type stretch struct {
 	entries []*entry
 	atStart bool // nothing stands before it in the room
 	loading bool // the page before it, or after it, is on its way
-	failed  bool // the last page did not come; it is asked for again when somebody scrolls
+	failed  bool // the last page did not come; asked for again when somebody scrolls or says something
 }
 
 // add puts messages where they belong. Those that are there already stay.
@@ -168,6 +168,7 @@ func (r *roomView) arrived(m *chat.Message) bool {
 		return false
 	}
 	r.live.add(*m)
+	r.live.failed = false
 	r.info.Last = max(r.info.Last, m.Seq)
 	if m.Refused {
 		return true

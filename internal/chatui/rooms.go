@@ -117,10 +117,10 @@ func (m *model) show(r *roomView) tea.Cmd {
 		m.current.live.trim()
 	}
 	m.current, m.complete, m.search = r, nil, nil
-	if r.opened {
+	if r.opened && !r.shown().failed {
 		return nil
 	}
-	r.opened = true
+	r.opened, r.shown().failed = true, false
 	return tea.Batch(m.earlier(r), m.loadMembers(r))
 }
 
@@ -183,9 +183,6 @@ func (m *model) page(msg pageMsg) {
 		return
 	}
 	if msg.err != nil {
-		if msg.of == &r.live && r.live.first() == 0 {
-			r.opened = false // showing it again tries again
-		}
 		m.noteIn(r, kindError, "history: "+m.reason(msg.err))
 		return
 	}

@@ -18,7 +18,7 @@ TESTTIMEOUT ?= 10m
 
 PROGRAMS := rpycfsd mount.rpycfs umount.rpycfs rpycfs
 
-.PHONY: all build deps test test-root test-user check fuzz bench demo install uninstall generate clean
+.PHONY: all build deps test check fuzz bench demo screens install uninstall generate clean
 
 all: build
 
@@ -54,6 +54,10 @@ endif
 
 demo: deps build
 	@tools/demo.sh
+
+# Draws the README's pictures of the chat from the real programs.
+screens: deps
+	@tools/chat-screens.sh
 
 # Rewrites the generated parts of PROTOCOL.md.
 generate:

@@ -177,8 +177,7 @@ func (c *Client) Close() error {
 	c.mu.Unlock()
 	c.cancel()
 	<-c.done
-	c.outbox.mu.Lock() // whoever has not seen the error has started its work
-	c.outbox.mu.Unlock()
+	c.outbox.barrier() // whoever has not seen the error has started its work
 	c.work.Wait()
 	c.rememberRooms()
 	return c.sealed.close()

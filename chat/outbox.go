@@ -38,6 +38,12 @@ type outbox struct {
 	empty chan struct{} // closed when nothing waits any more; made by who waits
 }
 
+// barrier returns when whoever held the outbox at the call has let it go.
+func (o *outbox) barrier() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+}
+
 // lane names what keeps an order: a room, or a user.
 type lane struct {
 	room chatproto.RoomID

@@ -56,7 +56,7 @@ for ((i = 0; i < 100; i++)); do
 done
 chat bob say lobby 'Good morning. The new disks are in; /export/media has moved there.'
 chat carol say lobby 'Great! Do our mounts notice?'
-chat bob say lobby 'All mounts go on. They should not even blink: open files stay open while the daemon restarts.'
+chat bob say lobby 'All mounts go on. A cut cable only makes them wait.'
 chat bob devices >/dev/null
 
 tmux_ new-session -d -x 92 -y 24 "exec '$dir/rpycfs' chat alice@127.0.0.1:$port --state='$dir/state-alice'"

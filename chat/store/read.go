@@ -44,7 +44,6 @@ type standing struct {
 	m      *member
 	read   uint64
 	unread int64
-	reader int64 // the member's number
 }
 
 // Room returns a room as user, a member, sees it.

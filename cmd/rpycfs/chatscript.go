@@ -278,7 +278,7 @@ func (r *chatRooms) print(env *environment, rooms []chat.RoomInfo) error {
 		if info.Member {
 			in = fmt.Sprintf("%d unread", info.Unread)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d members\t%s\t%s\n", roomTitle(info.Title()), roomKinds[info.Kind], info.Members, in, clean.Line(info.Topic))
+		fmt.Fprintf(table, "%s\t%s\t%d in it\t%s\t%s\n", roomTitle(info.Title()), roomKinds[info.Kind], info.Members, in, clean.Line(info.Topic))
 	}
 	return table.Flush()
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +33,7 @@ type double struct {
 	lie       func(*chatproto.HistoryRes)
 	snapshots int
 	said      []chatproto.SayReq
+	pages     []chatproto.SearchRes // answers to searches; the last one is repeated
 }
 
 // entry is an entry of the double's room.
@@ -75,6 +77,13 @@ func (d *double) root() *rpc.Mux {
 		defer d.mu.Unlock()
 		d.snapshots++
 		*res = d.snapshot
+		return nil
+	})
+	rpc.Handle(session, chatproto.Search, func(_ context.Context, _ *rpc.Request, _ *chatproto.SearchReq, res *chatproto.SearchRes) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		*res = d.pages[0]
+		d.pages = d.pages[min(1, len(d.pages)-1):]
 		return nil
 	})
 	rpc.Handle(session, chatproto.OpenRoom, func(_ context.Context, r *rpc.Request, req *chatproto.OpenRoomReq, res *chatproto.RoomRes) (err error) {
@@ -370,6 +379,38 @@ func TestHostileServer(t *testing.T) {
 }
 
 // FuzzEvents: no event does harm, whatever it holds.
+// TestSearchPages: a page of the server may be empty or short and not the last;
+// each message is found once. A search that does not go on is ended.
+func TestSearchPages(t *testing.T) {
+	d := newDouble(t, 1, Config{})
+	d.serve()
+	d.pages = []chatproto.SearchRes{
+		{Cursor: 9},
+		{Messages: []chatproto.Message{entry(8), entry(7), entry(6)}, Cursor: 6},
+		{Cursor: 5}, {Cursor: 4},
+		{Messages: []chatproto.Message{entry(3)}},
+	}
+	var got []uint64
+	var cursor Cursor
+	for steps := 0; !cursor.Done() && steps < 9; steps++ {
+		found, next, err := d.client.Search(t.Context(), "m", cursor, 2)
+		if err != nil || len(found) == 0 || len(found) > 2 {
+			t.Fatalf("%d found, %v", len(found), err)
+		}
+		for _, m := range found {
+			got = append(got, m.Seq)
+		}
+		cursor = next
+	}
+	if want := []uint64{8, 7, 6, 3}; !slices.Equal(got, want) || !cursor.Done() {
+		t.Errorf("found %d, want %d", got, want)
+	}
+	d.pages = []chatproto.SearchRes{{Cursor: 5}}
+	if _, _, err := d.client.Search(t.Context(), "m", Cursor{}, 2); err == nil {
+		t.Error("a search for ever")
+	}
+}
+
 func FuzzEvents(f *testing.F) {
 	seeds := 0
 	for kind := range uint8(12) {

@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -12,9 +13,9 @@ import (
 
 // Cursor is where a search goes on. The zero value begins.
 type Cursor struct {
-	server   uint64 // of the page that comes next, or has been used in part
-	used     int    // of that page
-	noServer bool   // nothing more from the server
+	server   uint64    // of the server's next page
+	rest     []Message // of the server's last page, not returned yet
+	noServer bool      // nothing more from the server beside rest
 	position local.Position
 	noLocal  bool
 	done     bool
@@ -26,7 +27,8 @@ func (c Cursor) Done() bool { return c.done }
 // Search looks for texts in the rooms that the user is in, newest first: at the
 // server, and for sealed rooms in what this device has opened. text is in the
 // language of package query: words, "phrases", from:USER, in:ROOM, before:DATE,
-// after:DATE. It returns up to limit messages and where to go on.
+// after:DATE. It returns where to go on, and up to limit messages, at least one
+// unless there is nothing more.
 func (c *Client) Search(ctx context.Context, text string, from Cursor, limit int) ([]Message, Cursor, error) {
 	q, err := query.Parse(text, time.Now)
 	if err != nil {
@@ -57,7 +59,6 @@ type search struct {
 	sealed []chatproto.RoomID // to be looked through here
 
 	remote []Message
-	next   uint64 // cursor after remote; 0: there is no more
 	near   []Message
 	at     []local.Position
 }
@@ -87,8 +88,7 @@ func (s *search) where() error {
 	return nil
 }
 
-// fetch gets the next page of either side. The server's page is as long as its
-// part that was used already and the limit.
+// fetch gets the next messages of either side.
 func (s *search) fetch(ctx context.Context) (err error) {
 	if !s.cursor.noLocal {
 		var found []local.Entry
@@ -100,25 +100,35 @@ func (s *search) fetch(ctx context.Context) (err error) {
 			s.near = append(s.near, s.c.entry(s.c.row(found[i].Room), &found[i]))
 		}
 	}
-	if s.cursor.noServer {
-		return nil
+	s.remote = s.cursor.rest
+	for len(s.remote) == 0 && !s.cursor.noServer {
+		if err := s.page(ctx); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// page gets the server's next page. It may be empty and not the last one: the
+// server searches for a bounded time.
+func (s *search) page(ctx context.Context) error {
 	req := chatproto.SearchReq{
-		Room: s.room, From: s.q.From, Terms: s.q.Terms, Cursor: s.cursor.server, Limit: uint32(min(s.limit, chatproto.MaxPage)),
+		Room: s.room, From: s.q.From, Terms: s.q.Terms, Cursor: s.cursor.server, Limit: uint32(s.limit),
 		After: micro(s.q.After), Before: micro(s.q.Before),
 	}
 	var res chatproto.SearchRes
-	err = s.c.retry(ctx, func(l *link) error { return call(ctx, l, chatproto.Search, &req, &res) })
+	err := s.c.retry(ctx, func(l *link) error { return call(ctx, l, chatproto.Search, &req, &res) })
 	if err != nil {
 		return err
 	}
-	s.next = res.Cursor
-	for i := range res.Messages {
-		if i >= s.cursor.used {
-			m := &res.Messages[i]
-			s.remote = append(s.remote, s.c.message(s.c.row(m.Room), m))
-		}
+	if old := s.cursor.server; old != 0 && res.Cursor >= old {
+		return errors.New("the server's search does not go on")
 	}
+	for i := range res.Messages {
+		m := &res.Messages[i]
+		s.remote = append(s.remote, s.c.message(s.c.row(m.Room), m))
+	}
+	s.cursor.server, s.cursor.noServer = res.Cursor, res.Cursor == 0
 	return nil
 }
 
@@ -146,7 +156,7 @@ func (s *search) merge() []Message {
 	r, n := 0, 0
 	for len(found) < s.limit {
 		remote, near := r < len(s.remote), n < len(s.near)
-		moreRemote := !remote && !s.cursor.noServer && s.next != 0
+		moreRemote := !remote && !s.cursor.noServer
 		moreNear := !near && !s.cursor.noLocal && len(s.near) == s.limit
 		if moreRemote || moreNear || !remote && !near {
 			break
@@ -160,12 +170,8 @@ func (s *search) merge() []Message {
 			n++
 		}
 	}
-	s.cursor.used += r
-	if r == len(s.remote) {
-		s.cursor.server, s.cursor.used = s.next, 0
-		s.cursor.noServer = s.cursor.noServer || s.next == 0
-	}
+	s.cursor.rest = s.remote[r:]
 	s.cursor.noLocal = s.cursor.noLocal || n == len(s.near) && len(s.near) < s.limit
-	s.cursor.done = s.cursor.noServer && s.cursor.noLocal
+	s.cursor.done = s.cursor.noServer && len(s.cursor.rest) == 0 && s.cursor.noLocal
 	return slices.Clip(found)
 }

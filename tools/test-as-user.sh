@@ -3,7 +3,8 @@
 # mounting. For whoever is not root, `go test` has done so already. Everything
 # that the user needs is put into a directory of its own, since the checkout may
 # lie where only root can look. What does not depend on who mounts has been run
-# by `go test` and is left out: compiling with a cold cache, and half of the load.
+# by `go test` and is left out: the chat, compiling with a cold cache, and half of
+# the load.
 set -eu
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || exit 0
@@ -46,9 +47,10 @@ else
 	own_fuse=
 fi
 
-export RPYCFS_E2E_WORKERS=8 RPYCFS_E2E_CUTS=4
+skip='TestRealWork/build|^Test([BFH][0-9]|Chat|EchoBot|ManyListeners)|TestScripts/chat'
+export skip RPYCFS_E2E_WORKERS=8 RPYCFS_E2E_CUTS=4
 for package in e2e mount; do
 	echo "as $user: $package"
-	"${around[@]}" "$own_fuse"'cd "$tmp/$1"; as_user "$tmp/$1.test" -test.timeout 10m -test.skip "TestRealWork/build"' - "$package"
+	"${around[@]}" "$own_fuse"'cd "$tmp/$1"; as_user "$tmp/$1.test" -test.timeout 10m -test.skip "$skip"' - "$package"
 	[ ! -d "$tmp/dev" ] || rmdir "$tmp/dev"
 done

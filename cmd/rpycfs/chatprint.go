@@ -12,6 +12,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/chat"
 	"github.com/rpycfs/rpycfs/chat/chatproto"
+	"github.com/rpycfs/rpycfs/internal/chatui"
 	"github.com/rpycfs/rpycfs/internal/clean"
 )
 
@@ -114,7 +115,7 @@ func messageText(m *chat.Message) string {
 
 // said tells who said or did what.
 func said(m *chat.Message) string {
-	from, target := person(m.From), person(m.Target)
+	from := person(m.From)
 	if m.Refused {
 		return "- an entry that claims to be from " + from + " is not genuine, and is not shown"
 	}
@@ -125,22 +126,8 @@ func said(m *chat.Message) string {
 		return "* " + from + " " + indented(m.Text)
 	case chatproto.KindSealed:
 		return "<" + from + "> (sealed; this device cannot open it)"
-	case chatproto.KindCreate:
-		return "- " + from + " made the room"
-	case chatproto.KindJoin:
-		return "- " + from + " joined"
-	case chatproto.KindLeave:
-		return "- " + from + " left"
-	case chatproto.KindInvite:
-		return "- " + from + " invited " + target
-	case chatproto.KindRemove:
-		return "- " + from + " removed " + target
-	case chatproto.KindTopic:
-		return "- " + from + " set the topic: " + clean.Line(m.Text)
-	case chatproto.KindKeys:
-		return "- " + from + " made a new room key"
 	}
-	return fmt.Sprintf("- %s: an entry of kind %d that this program does not know", from, m.Kind)
+	return chatui.Record(m)
 }
 
 // indented sets the further lines of a text in, so that none looks like a

@@ -186,7 +186,7 @@ func messageLines(m *chat.Message, stamp string, width int) []string {
 	case chatproto.KindSealed:
 		head, style, text = "<"+name+">", nameStyle(m.From), "(sealed; this device cannot open it)"
 	default:
-		text = record(m)
+		text = Record(m)
 	}
 	lines := bodyLines(strings.TrimSpace(head+" "+text), width)
 	for i, l := range lines {
@@ -210,8 +210,8 @@ func messageLines(m *chat.Message, stamp string, width int) []string {
 	return lines
 }
 
-// record tells what was done in the room.
-func record(m *chat.Message) string {
+// Record tells in a line, harmless on a terminal, what was done in a room.
+func Record(m *chat.Message) string {
 	from, target := userName(m.From), userName(m.Target)
 	switch m.Kind {
 	case chatproto.KindCreate:

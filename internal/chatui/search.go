@@ -160,7 +160,7 @@ func resultLine(r *chat.Message) string {
 		return head + "* " + userName(r.From) + " " + clean.Line(r.Text)
 	}
 	if !slices.Contains([]uint8{chatproto.KindText, chatproto.KindSealed}, r.Kind) {
-		return head + record(r)
+		return head + Record(r)
 	}
 	return head + "<" + userName(r.From) + "> " + clean.Line(r.Text)
 }

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Budget bounds the memory that payloads of all sessions of a process occupy,
-// with a share for each user. A session that asks for more waits: its peer sees
-// a connection that is read slowly. Safe for concurrent use.
+// Budget bounds the memory that payloads and large replies of all sessions of a
+// process occupy, with a share for each user. A session that asks for more waits:
+// its peer sees a connection that is read slowly. Safe for concurrent use.
 type Budget struct {
 	total *semaphore.Weighted
 	share int64
@@ -52,6 +52,14 @@ func (s *Share) Close() {
 	if s.refs--; s.refs == 0 {
 		delete(s.budget.users, s.name)
 	}
+}
+
+// most returns how much of n bytes can be had at once.
+func (s *Share) most(n int) int {
+	if s == nil {
+		return n
+	}
+	return min(n, int(s.budget.share))
 }
 
 // acquire waits for n bytes. A nil share is without bound.

@@ -56,13 +56,18 @@ type link struct {
 
 	pinged atomic.Int64 // when the outstanding ping was sent, in Unix nanoseconds; 0: none
 
-	mu    sync.Mutex
-	idle  sync.Cond // signalled when busy ends
-	queue []frame   // waiting to be written
-	spare []frame   // an empty slice to swap with queue
-	busy  bool      // somebody writes, or a goroutine that will has been started
-	err   error     // the link is dead
+	mu     sync.Mutex
+	idle   sync.Cond // signalled when busy ends, the queue is taken, or err is set
+	queue  []frame   // waiting to be written
+	queued int       // what queue costs, see frame.cost
+	spare  []frame   // an empty slice to swap with queue
+	busy   bool      // somebody writes, or a goroutine that will has been started
+	err    error     // the link is dead
 }
+
+// maxQueued is what may wait to be written before no more calls are taken in, in
+// bytes. A peer that reads its answers never comes near.
+const maxQueued = 1 << 20
 
 // frame is a message on its way out: head, and data behind it if not nil.
 // owner, if not nil, is told once when neither is needed any more.
@@ -70,6 +75,16 @@ type frame struct {
 	head  []byte
 	data  []byte
 	owner interface{ written() }
+}
+
+// cost is what a frame that waits is counted as, in bytes. Of a large one the
+// rest is drawn from the peer's share.
+func (f frame) cost() int { return 128 + min(len(f.head), MaxSlotReply) }
+
+// enqueue adds f to the queue. l.mu is held.
+func (l *link) enqueue(f frame) {
+	l.queue = append(l.queue, f)
+	l.queued += f.cost()
 }
 
 // newLink returns a link over rw whose frames are written to dst.
@@ -117,7 +132,7 @@ func (l *link) send(f frame) {
 		return
 	}
 	if l.busy {
-		l.queue = append(l.queue, f)
+		l.enqueue(f)
 		l.mu.Unlock()
 		return
 	}
@@ -141,8 +156,24 @@ func (l *link) queueFrame(f frame) {
 		f.end()
 		return
 	}
-	l.queue = append(l.queue, f)
+	l.enqueue(f)
 	l.mu.Unlock()
+}
+
+// keepUp waits while too much waits to be written: who does not take the answers
+// gets to ask no more. It is for the reader.
+func (l *link) keepUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.queued > maxQueued && l.err == nil {
+		if l.busy {
+			l.idle.Wait()
+			continue
+		}
+		l.mu.Unlock()
+		l.kick()
+		l.mu.Lock()
+	}
 }
 
 // kick writes what queueFrame has left, unless somebody is about to anyway.
@@ -186,7 +217,8 @@ func (l *link) writeQueue() error {
 			return l.err
 		}
 		batch := l.queue
-		l.queue, l.spare = l.spare[:0], nil
+		l.queue, l.spare, l.queued = l.spare[:0], nil, 0
+		l.idle.Broadcast()
 		l.mu.Unlock()
 		if len(batch) == 0 {
 			l.giveBack(batch)
@@ -268,7 +300,8 @@ func (l *link) fail(err error) {
 		l.err = err
 	}
 	queue := l.queue
-	l.queue = nil
+	l.queue, l.queued = nil, 0
+	l.idle.Broadcast()
 	l.mu.Unlock()
 	for _, f := range queue {
 		f.end()

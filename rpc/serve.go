@@ -35,12 +35,14 @@ func (l *link) read() error {
 		}
 		switch h.kind {
 		case kindCall:
+			l.keepUp()
 			err = l.takeCall(&h)
 		case kindReply, kindError:
 			err = l.takeReply(&h)
 		case kindCancel:
 			l.peer.cancelHandler(l, h.tag)
 		case kindPing:
+			l.keepUp()
 			l.queueFrame(frame{head: control(kindPong, h.tag)})
 		case kindPong:
 			l.pong()
@@ -101,6 +103,7 @@ type incoming struct {
 	start  int     // where the request begins in meta
 	data   *buffer
 	held   int  // bytes drawn from the share
+	drawn  int  // bytes drawn from it for a large reply
 	inline bool // handled on the reader, which writes the reply when it is idle
 	ctx    context.Context
 	cancel func()
@@ -339,11 +342,15 @@ func (p *Peer) handle(ctx context.Context, in *incoming) {
 	if err != nil && p.ctx.Err() != nil {
 		err = ErrGone
 	}
+	if err == nil && len(meta) > MaxSlotReply && !in.inline {
+		p.draw(in, len(meta))
+	}
 	if !in.slotted() && in.link.conn.ctx.Err() != nil {
 		// What ended the handler is that its connection ended. Whoever asked
 		// asks again on the next one and must not see that.
 		r.drop()
 		reply.free()
+		p.cfg.Share.release(in.drawn)
 		p.discharge(in)
 		return
 	}
@@ -354,6 +361,28 @@ func (p *Peer) handle(ctx context.Context, in *incoming) {
 	}
 	p.answer(in, r, kind, meta, reply)
 	p.discharge(in)
+}
+
+// draw makes a large reply part of the peer's share until it is written, in
+// place of the request. It waits until there is room or the connection ends.
+func (p *Peer) draw(in *incoming, n int) {
+	p.discharge(in)
+	in.meta, in.data, in.held = nil, nil, 0
+	if n = p.cfg.Share.most(n); p.cfg.Share.acquire(in.link.conn.ctx, n) == nil {
+		in.drawn = n
+	}
+}
+
+// drawnReply is a reply that is part of a share until it is written.
+type drawnReply struct {
+	*buffer
+	share *Share
+	n     int
+}
+
+func (d *drawnReply) written() {
+	d.free()
+	d.share.release(d.n)
 }
 
 // invoke waits for what the call depends on and runs the handler, which appends
@@ -403,6 +432,9 @@ func (p *Peer) answer(in *incoming, r *Request, kind uint8, meta []byte, reply *
 		reply.free()
 	default:
 		f.head = reply.b
+		if in.drawn > 0 {
+			f.owner = &drawnReply{reply, p.cfg.Share, in.drawn}
+		}
 		putHeader(f.head, kindReply, 0, 0, tag, len(meta), 0)
 	}
 	if in.inline && l == in.link {

@@ -87,7 +87,7 @@ func (l *link) post(f frame) {
 	if l.err != nil {
 		return
 	}
-	l.queue = append(l.queue, f)
+	l.enqueue(f)
 	if !l.busy {
 		l.busy = true
 		go l.empty()

@@ -39,6 +39,7 @@ func serveChat(t *testing.T, users []string, args ...string) *chatWorld {
 type listener struct {
 	t       *testing.T
 	session *client.Session
+	own     rpc.Ref // of the listener
 	ref     rpc.Ref // of the chat session
 	lobby   rpc.Ref
 
@@ -49,28 +50,46 @@ type listener struct {
 // attach logs in at a port, attaches a listener and joins the lobby.
 func (w *chatWorld) attach(user string, port int) *listener {
 	w.t.Helper()
-	cfg := w.config(user)
-	ctx := chatContext(w.t)
-	s, err := client.Dial(ctx, client.Config{Address: "127.0.0.1:" + strconv.Itoa(port), Auth: cfg.Auth, Log: cfg.Log})
+	l, err := w.login(user, port)
 	must(w.t, err)
+	must(w.t, l.enter())
+	return l
+}
+
+// login logs in at a port, until the test ends.
+func (w *chatWorld) login(user string, port int) (*listener, error) {
+	cfg := w.config(user)
+	s, err := client.Dial(chatContext(w.t), client.Config{Address: "127.0.0.1:" + strconv.Itoa(port), Auth: cfg.Auth, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
 	l := &listener{t: w.t.(*testing.T), session: s}
-	w.t.Cleanup(func() { l.close() })
+	w.t.Cleanup(l.close)
+	return l, nil
+}
+
+// enter attaches the listener and joins the lobby.
+func (l *listener) enter() error {
 	m := new(rpc.Mux)
 	rpc.Handle(m, chatproto.Deliver, l.deliver)
 	rpc.Handle(m, chatproto.Cut, func(context.Context, *rpc.Request, *chatproto.CutReq, *chatproto.Empty) error {
-		w.t.Error("cut off")
+		l.t.Error("cut off")
 		return nil
 	})
-	ref, err := s.Peer().Export(m, nil)
-	must(w.t, err)
+	ctx := chatContext(l.t)
+	ref, err := l.session.Peer().Export(m, nil)
+	if err != nil {
+		return err
+	}
 	var attached chatproto.ChatAttachRes
-	must(w.t, rpc.Call(ctx, s.Peer(), chatproto.Attach, &chatproto.ChatAttachReq{Listener: ref}, &attached))
-	l.ref = attached.Session
+	if err := rpc.Call(ctx, l.session.Peer(), chatproto.Attach, &chatproto.ChatAttachReq{Listener: ref}, &attached); err != nil {
+		return err
+	}
+	l.own, l.ref = ref, attached.Session
 	var room chatproto.RoomRes
-	_, err = rpc.CallWith(ctx, s.Peer(), chatproto.JoinRoom, &chatproto.JoinRoomReq{ID: randomID(), Name: "lobby"}, &room, rpc.Extra{Object: l.ref})
-	must(w.t, err)
+	_, err = rpc.CallWith(ctx, l.session.Peer(), chatproto.JoinRoom, &chatproto.JoinRoomReq{ID: randomID(), Name: "lobby"}, &room, rpc.Extra{Object: l.ref})
 	l.lobby = room.Ref
-	return l
+	return err
 }
 
 func (l *listener) close() {
@@ -82,6 +101,9 @@ func (l *listener) close() {
 func (l *listener) deliver(_ context.Context, _ *rpc.Request, req *chatproto.DeliverReq, _ *chatproto.Empty) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if next := uint64(len(l.events)) + 1; req.First != next {
+		l.t.Errorf("event %d comes where %d is due", req.First, next)
+	}
 	for _, e := range req.Events {
 		m := chatproto.NewEventBody(e.Kind)
 		if err := rpc.Decode(bytes.Clone(e.Body), m); err != nil {

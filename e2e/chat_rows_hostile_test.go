@@ -190,14 +190,13 @@ func (w *chatWorld) violations() {
 		"noise":                        []byte(strings.Repeat("\xff\xfe", 512)),
 	} {
 		f := w.frames("mallory")
-		f.write(b)
+		_, _ = f.stream.Write(b) // may fail already: the connection ends at once
 		if a, err := f.next(); err == nil {
 			t.Errorf("%s is answered: %+v", name, a)
 		}
 	}
 	f := w.frames("mallory")
-	_, err := flushed{f.conn}.Write([]byte(strings.Repeat("no multiplexer", 100)))
-	must(t, err)
+	_, _ = flushed{f.conn}.Write([]byte(strings.Repeat("no multiplexer", 100)))
 	if a, err := f.next(); err == nil {
 		t.Errorf("noise instead of a multiplexer is answered: %+v", a)
 	}

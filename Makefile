@@ -4,6 +4,8 @@
 SHELL      := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+# A program with the race detector otherwise stays for a second after its end.
+export GORACE := atexit_sleep_ms=50
 
 GO       ?= go
 PREFIX   ?= /usr/local

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/rpycfs/rpycfs/rpc"
+	"github.com/rpycfs/rpycfs/rpc/rpctest"
 )
 
 // ops are the operations of the file service.
@@ -24,72 +25,12 @@ func ops(t testing.TB) []*rpc.Info {
 	return own
 }
 
-// sample fills a message with values that are allowed, or returns false.
-func sample(m rpc.Message, r *rand.Rand) ([]byte, bool) {
-	fillValue(reflect.ValueOf(m).Elem(), r)
-	b, err := rpc.Encode(nil, m)
-	return b, err == nil
-}
-
-func fillValue(v reflect.Value, r *rand.Rand) {
-	switch v.Kind() {
-	case reflect.Struct:
-		for i := range v.NumField() {
-			fillValue(v.Field(i), r)
-		}
-	case reflect.Uint8, reflect.Uint32:
-		v.SetUint(uint64(1) << r.IntN(4))
-	case reflect.Uint64:
-		v.SetUint(r.Uint64())
-	case reflect.Int64:
-		v.SetInt(int64(r.Uint64()))
-	case reflect.Bool:
-		v.SetBool(r.IntN(2) == 0)
-	case reflect.String:
-		v.SetString("name\xff"[:1+r.IntN(5)])
-	case reflect.Slice:
-		v.Set(reflect.MakeSlice(v.Type(), r.IntN(3), 3))
-		for i := range v.Len() {
-			fillValue(v.Index(i), r)
-		}
-	}
-}
-
 // Every message of every operation comes back as it was sent, and nothing that
 // is cut short or goes on decodes.
 func TestMessages(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
 	for _, op := range ops(t) {
-		for side, make := range map[string]func() rpc.Message{"request": op.NewReq, "reply": op.NewRes} {
-			done := 0
-			for range 200 {
-				in := make()
-				b, ok := sample(in, r)
-				if !ok {
-					continue
-				}
-				done++
-				out := make()
-				if err := rpc.Decode(b, out); err != nil {
-					t.Fatalf("%s %s: %v", op.Name, side, err)
-				}
-				again, err := rpc.Encode(nil, out)
-				if err != nil || !bytes.Equal(again, b) {
-					t.Fatalf("%s %s: %x came back as %x, %v", op.Name, side, b, again, err)
-				}
-				for i := range b {
-					if rpc.Decode(b[:i], make()) == nil {
-						t.Fatalf("%s %s: decodes from %d of %d bytes", op.Name, side, i, len(b))
-					}
-				}
-				if rpc.Decode(append(b, 0), make()) == nil {
-					t.Fatalf("%s %s: decodes with a byte too many", op.Name, side)
-				}
-			}
-			if done == 0 {
-				t.Errorf("%s %s: no sample encodes", op.Name, side)
-			}
-		}
+		rpctest.CheckMessage(t, op.Name+" request", op.NewReq)
+		rpctest.CheckMessage(t, op.Name+" reply", op.NewRes)
 	}
 }
 
@@ -164,7 +105,7 @@ func FuzzMessages(f *testing.F) {
 	seeds := 0
 	for _, op := range ops(f) {
 		for side, m := range []rpc.Message{op.NewReq(), op.NewRes()} {
-			if b, ok := sample(m, r); ok {
+			if b, ok := rpctest.Sample(m, r); ok {
 				f.Add(op.Number, side == 1, b)
 				seeds++
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/rpc"
+	"github.com/rpycfs/rpycfs/rpc/rpctest"
 )
 
 // ops are the operations of the chat service.
@@ -40,76 +41,11 @@ func messages(t testing.TB) map[string]func() rpc.Message {
 	return all
 }
 
-// sample fills a message with values that are mostly allowed, and encodes it.
-func sample(m rpc.Message, r *rand.Rand) ([]byte, bool) {
-	fillValue(reflect.ValueOf(m).Elem(), r)
-	b, err := rpc.Encode(nil, m)
-	return b, err == nil
-}
-
-func fillValue(v reflect.Value, r *rand.Rand) {
-	switch v.Kind() {
-	case reflect.Struct:
-		for i := range v.NumField() {
-			fillValue(v.Field(i), r)
-		}
-	case reflect.Array:
-		for i := range v.Len() {
-			fillValue(v.Index(i), r)
-		}
-	case reflect.Uint8:
-		v.SetUint(uint64(1 + r.IntN(3)))
-	case reflect.Uint32:
-		v.SetUint(uint64(1) << r.IntN(4))
-	case reflect.Uint64:
-		v.SetUint(r.Uint64())
-	case reflect.Int64:
-		v.SetInt(int64(r.Uint64()))
-	case reflect.Bool:
-		v.SetBool(r.IntN(2) == 0)
-	case reflect.String:
-		v.SetString("name\xff"[:1+r.IntN(5)])
-	case reflect.Slice:
-		v.Set(reflect.MakeSlice(v.Type(), r.IntN(3), 3))
-		for i := range v.Len() {
-			fillValue(v.Index(i), r)
-		}
-	}
-}
-
 // Every message comes back as it was sent, and nothing that is cut short or
 // goes on decodes.
 func TestMessages(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	for name, make := range messages(t) {
-		done := 0
-		for range 200 {
-			in := make()
-			b, ok := sample(in, r)
-			if !ok {
-				continue
-			}
-			done++
-			out := make()
-			if err := rpc.Decode(b, out); err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			again, err := rpc.Encode(nil, out)
-			if err != nil || !bytes.Equal(again, b) {
-				t.Fatalf("%s: %x came back as %x, %v", name, b, again, err)
-			}
-			for i := range b {
-				if rpc.Decode(b[:i], make()) == nil {
-					t.Fatalf("%s: decodes from %d of %d bytes", name, i, len(b))
-				}
-			}
-			if rpc.Decode(append(b, 0), make()) == nil {
-				t.Fatalf("%s: decodes with a byte too many", name)
-			}
-		}
-		if done == 0 {
-			t.Errorf("%s: no sample encodes", name)
-		}
+	for name, empty := range messages(t) {
+		rpctest.CheckMessage(t, name, empty)
 	}
 }
 
@@ -118,7 +54,7 @@ func TestFieldsAreListed(t *testing.T) {
 	for name, make := range messages(t) {
 		in, out := make(), make()
 		for seed := uint64(1); ; seed++ {
-			if b, ok := sample(in, rand.New(rand.NewPCG(seed, 1))); ok && rpc.Decode(b, out) == nil {
+			if b, ok := rpctest.Sample(in, rand.New(rand.NewPCG(seed, 1))); ok && rpc.Decode(b, out) == nil {
 				break
 			}
 		}
@@ -326,7 +262,7 @@ func FuzzMessages(f *testing.F) {
 	all := messages(f)
 	seeds := 0
 	for name, make := range all {
-		if b, ok := sample(make(), r); ok {
+		if b, ok := rpctest.Sample(make(), r); ok {
 			f.Add(name, b)
 			seeds++
 		}

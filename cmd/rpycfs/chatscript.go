@@ -10,6 +10,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/chat"
 	"github.com/rpycfs/rpycfs/chat/chatproto"
+	"github.com/rpycfs/rpycfs/internal/chatui"
 	"github.com/rpycfs/rpycfs/internal/clean"
 )
 
@@ -278,17 +279,9 @@ func (r *chatRooms) print(env *environment, rooms []chat.RoomInfo) error {
 		if info.Member {
 			in = fmt.Sprintf("%d unread", info.Unread)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", roomTitle(info.Title()), roomKinds[info.Kind], counted(info.Members, "member"), in, clean.Line(info.Topic))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", roomTitle(info.Title()), roomKinds[info.Kind], chatui.Members(info.Members), in, clean.Line(info.Topic))
 	}
 	return table.Flush()
-}
-
-// counted is a number with the word for what it counts.
-func counted(n int, word string) string {
-	if n != 1 {
-		word += "s"
-	}
-	return fmt.Sprintf("%d %s", n, word)
 }
 
 // chatWho is rpycfs chat who.

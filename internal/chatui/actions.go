@@ -69,7 +69,7 @@ func (m *model) cmdRooms(string) tea.Cmd {
 
 // describeRoom is a line of the list of rooms.
 func describeRoom(r *chat.RoomInfo) string {
-	text := fmt.Sprintf("%s  %s", title(r), members(r.Members))
+	text := fmt.Sprintf("%s  %s", title(r), Members(r.Members))
 	if what := roomKind(r.Kind); what != "" {
 		text += ", " + what
 	}
@@ -82,7 +82,8 @@ func describeRoom(r *chat.RoomInfo) string {
 	return text
 }
 
-func members(n int) string {
+// Members is a number of members in words.
+func Members(n int) string {
 	if n == 1 {
 		return "1 member"
 	}

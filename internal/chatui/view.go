@@ -121,7 +121,7 @@ func (m *model) header() string {
 	if what := roomKind(info.Kind); what != "" {
 		text += " · " + what
 	}
-	text += " · " + members(max(info.Members, len(m.current.members)))
+	text += " · " + Members(max(info.Members, len(m.current.members)))
 	if info.Topic != "" {
 		text += " · " + clean.Line(info.Topic)
 	}

@@ -12,6 +12,8 @@ var (
 	Resolve = rpc.Define[ResolveReq, EntryRes](0x0101, "resolve", rpc.State)
 	Forget  = rpc.Define[ForgetReq, Empty](0x0102, "forget", rpc.State)
 	Cred    = rpc.Define[CredReq, Empty](0x0103, "cred", rpc.State)
+	Names   = rpc.Define[NamesReq, NamesRes](0x0104, "names", rpc.Query)
+	IDs     = rpc.Define[IDsReq, IDsRes](0x0105, "ids", rpc.Query)
 
 	Lookup   = rpc.Define[LookupReq, LookupRes](0x0110, "lookup", rpc.Query)
 	Getattr  = rpc.Define[GetattrReq, AttrRes](0x0111, "getattr", rpc.Query)

@@ -38,7 +38,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/idname"
 	"golang.org/x/sys/unix"
 )
 
@@ -64,7 +66,7 @@ type Config struct {
 const (
 	DefaultNodes   = 1 << 20 // nodes of one session, some 400 bytes each
 	MaxDescriptors = 16384   // cached descriptors
-	MaxCreds       = 1024    // credentials of one session
+	MaxCreds       = fsproto.MaxCreds
 )
 
 // recheckAfter is how long it is believed that a node is beneath the root.
@@ -85,6 +87,7 @@ type Export struct {
 	fsid    uint64        // names the file system across reboots
 	rootDir *beneath.File // an open file of the mount, for kernel handles
 	root    *node
+	owners  *idname.Service
 
 	handles    atomic.Int64 // open files of all sessions
 	maxHandles int64
@@ -108,7 +111,7 @@ func Open(cfg Config) (*Export, error) {
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
-		nodes: make(map[ident]*node), stop: make(chan struct{}),
+		owners: idname.New(), nodes: make(map[ident]*node), stop: make(chan struct{}),
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

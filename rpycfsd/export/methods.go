@@ -54,6 +54,8 @@ var methods = []method{
 	define(fsproto.Resolve, (*Session).resolve),
 	define(fsproto.Forget, (*Session).forget),
 	define(fsproto.Cred, (*Session).cred),
+	define(fsproto.Names, (*Session).names),
+	define(fsproto.IDs, (*Session).ids),
 	define(fsproto.Lookup, (*Session).lookup),
 	define(fsproto.Getattr, (*Session).getattr),
 	define(fsproto.Setattr, (*Session).setattr),

@@ -55,7 +55,7 @@ type Config struct {
 	NegativeTimeout time.Duration // 0: DefaultTimeout
 
 	IDs        IDs
-	ACL        bool    // pass POSIX ACLs on; their ids are the daemon's
+	ACL        *bool   // POSIX ACLs, with the daemon's ids; nil: where the kernel checks permissions
 	AllowOther bool    // let other local users in
 	Flags      uintptr // MS_… bits for mount(2), MS_RDONLY among them
 	Fusermount bool    // mount through fusermount3, as ordinary users must
@@ -70,8 +70,15 @@ type FS struct {
 	cfg                Config
 	peer               *rpc.Peer
 	log                *slog.Logger
-	ids                idMap
-	runAs              uint8 // fsproto.RunAs…
+	ids                *idMap
+	creds              *credentials // nil unless the daemon acts with the caller's rights
+	runAs              uint8        // fsproto.RunAs…
+
+	kernelChecks bool // the kernel checks permissions, as it does on a local disk
+	acl          bool // POSIX ACLs are passed on
+
+	// How long the kernel may use an entry, or that there is none.
+	entryTimeout, negativeTimeout time.Duration
 
 	nodes   *nodeTable
 	handles *handleTable
@@ -101,15 +108,42 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		cfg:           cfg,
 		peer:          peer,
 		log:           cfg.Logger,
-		ids:           cfg.IDs.bind(res.UID, res.GID),
+		ids:           cfg.IDs.bind(peer, &res),
 		runAs:         res.RunAs,
 		nodes:         newNodeTable(),
 		handles:       newHandleTable(),
 		notices:       newNotifier(cfg.Logger),
 	}
+	if err := fs.ids.try(ctx, &res.Entry.Attr); err != nil {
+		return nil, fmt.Errorf("names of owners: %w", err)
+	}
+	fs.setRights()
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")
 	return fs, nil
+}
+
+// setRights decides who checks permissions here, which only matters where the
+// daemon acts with the caller's rights.
+//
+// If the owners and bits that the kernel is shown are the server's own, the
+// kernel checks them before it uses what it remembers, and asks the daemon for
+// everything else. If they are not, it cannot check, and must not remember any
+// entry: by an entry that one user has looked up, another one would get into a
+// directory that he may not search.
+func (fs *FS) setRights() {
+	fs.entryTimeout, fs.negativeTimeout = fs.cfg.EntryTimeout, fs.cfg.NegativeTimeout
+	if fs.runAs == fsproto.RunAsCaller {
+		fs.creds = newCredentials(fs.peer, fs.ids)
+		fs.kernelChecks = fs.ids.own()
+		if !fs.kernelChecks {
+			fs.entryTimeout, fs.negativeTimeout = 0, 0
+		}
+	}
+	fs.acl = fs.kernelChecks // or the kernel would decide otherwise than the server
+	if fs.cfg.ACL != nil {
+		fs.acl = *fs.cfg.ACL
+	}
 }
 
 func (c *Config) setDefaults() {
@@ -133,6 +167,7 @@ func (fs *FS) Init(s *fuse.Server) { fs.notices.start(s) }
 func (fs *FS) OnUnmount() {
 	fs.notices.stop()
 	fs.forgets.stop()
+	fs.creds.stop()
 }
 
 func (fs *FS) String() string { return "rpycfs" }

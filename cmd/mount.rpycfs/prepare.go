@@ -29,13 +29,18 @@ type job struct {
 	Timeout time.Duration // 0: the usual one
 
 	Flags      uintptr
-	ACL        bool
+	ACL        *bool
 	AllowOther bool
 	IDs        mount.IDs
 	Fusermount bool
 	Log        string // absolute, or ""
 	Foreground bool
 	Verbose    bool
+}
+
+// mappings are the values of idmap=.
+var mappings = map[string]mount.Mapping{
+	"": mount.MapDefault, "self": mount.MapSelf, "raw": mount.MapRaw, "name": mount.MapName,
 }
 
 // prepare checks all that can be checked without the network.
@@ -54,7 +59,7 @@ func prepare(a *mountopt.Args) (*job, error) {
 		Timeout: o.Timeout, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther,
 		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
 		IDs: mount.IDs{
-			Self: o.IDMap == "self", LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),
+			Map: mappings[o.IDMap], LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),
 			UID: o.UID, GID: o.GID, Umask: o.Umask,
 		},
 	}

@@ -43,11 +43,13 @@ func (c *Cache[K, V]) Get(k K) (value V, known, fresh bool) {
 	return a.value, a.known, ok && c.now().Before(a.expires)
 }
 
-// Put remembers an answer. When the cache is full some other one goes.
+// Put remembers an answer; value counts only if it is known. When the cache is
+// full some other answer goes.
 func (c *Cache[K, V]) Put(k K, value V, known bool) {
-	lasts := UnknownFor
-	if known {
-		lasts = KnownFor
+	lasts := KnownFor
+	if !known {
+		var none V
+		value, lasts = none, UnknownFor
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -29,13 +29,15 @@ func (fs *FS) fillAttr(out *fuse.Attr, a *fsproto.Attr) {
 	}
 }
 
-func (fs *FS) fillAttrOut(out *fuse.AttrOut, a *fsproto.Attr) {
+func (fs *FS) fillAttrOut(out *fuse.AttrOut, node fsproto.Node, a *fsproto.Attr) {
+	fs.access.saw(node, a)
 	fs.fillAttr(&out.Attr, a)
 	out.SetTimeout(fs.cfg.AttrTimeout)
 }
 
 // fillEntry tells the kernel of a node, valid for the time-outs less age.
 func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, age time.Duration) {
+	fs.access.saw(e.Node, &e.Attr)
 	out.NodeId = uint64(e.Node)
 	out.SetEntryTimeout(max(0, fs.entryTimeout-age))
 	out.SetAttrTimeout(max(0, fs.cfg.AttrTimeout-age))

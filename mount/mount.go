@@ -5,8 +5,10 @@
 // # What is cached
 //
 // Nothing in this process but which nodes the kernel knows (nodeTable), what is
-// open (handleTable) and the page of a listing that was fetched last (page).
-// The kernel keeps entries, attributes and data for the time-outs of Config.
+// open (handleTable), the page of a listing that was fetched last (page), who
+// callers are (credentials), what they may do (accessCache) and who has which
+// name (nameMap). The kernel keeps entries, attributes and data for the
+// time-outs of Config; no entries where setRights says so.
 //
 // # Locks
 //
@@ -81,6 +83,7 @@ type FS struct {
 	entryTimeout, negativeTimeout time.Duration
 
 	nodes   *nodeTable
+	access  *accessCache
 	handles *handleTable
 	forgets *forgetQueue
 	notices *notifier
@@ -111,6 +114,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		ids:           cfg.IDs.bind(peer, &res),
 		runAs:         res.RunAs,
 		nodes:         newNodeTable(),
+		access:        newAccessCache(cfg.AttrTimeout),
 		handles:       newHandleTable(),
 		notices:       newNotifier(cfg.Logger),
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -99,7 +100,7 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
-	fs.fillAttrOut(out, &res.Attr)
+	fs.fillAttrOut(out, req.Node, &res.Attr)
 	return fuse.OK
 }
 
@@ -113,6 +114,7 @@ func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut
 	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
+	fs.access.saw(req.Node, &res.Attr)
 	fs.fillStatx(&out.Statx, &res.Attr)
 	out.SetTimeout(fs.cfg.AttrTimeout)
 	return fuse.OK
@@ -156,7 +158,7 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 	if err != nil {
 		return errno(err)
 	}
-	fs.fillAttrOut(out, &res.Attr)
+	fs.fillAttrOut(out, req.Node, &res.Attr)
 	return fuse.OK
 }
 
@@ -219,11 +221,27 @@ func setattrReq(in *fuse.SetAttrIn) fsproto.SetattrReq {
 	return req
 }
 
-// Access asks the daemon, which alone decides about rights.
+// Access asks the daemon, which alone decides about rights. The kernel asks for
+// access(2) and chdir(2), and only where it does not check permissions itself.
 func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
+	ctx := begin(cancel, &in.InHeader, &fsproto.Access.Info)
+	defer ctx.end()
+	cred, err := fs.creds.of(ctx, &in.InHeader)
+	if err != nil {
+		return errno(err)
+	}
+	defer cred.release(false)
 	req := fsproto.AccessReq{Node: fsproto.Node(in.NodeId), Mask: uint8(in.Mask & 7)}
+	if may, then := fs.access.get(req.Node, cred, req.Mask); may && !fs.nodes.changedSince(req.Node, then) {
+		return fuse.OK
+	}
+	asked, clock := time.Now(), fs.nodes.clock.read()
 	var res fsproto.AttrRes
-	return call(fs, cancel, &in.InHeader, fsproto.Access, &req, &res)
+	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Access, &req, &res, rpc.Extra{Cred: cred.number()}); err != nil {
+		return errno(err)
+	}
+	fs.access.put(req.Node, cred, &res.Attr, clock, asked)
+	return fuse.OK
 }
 
 // StatFs tells about the file system that holds the node.

@@ -23,6 +23,9 @@ var (
 	// ErrSessionGone means that the session has ended, or that the proof of
 	// belonging to it was wrong; the server does not tell which.
 	ErrSessionGone = errors.New("the session has ended")
+	// ErrNoAccount means that the log-in was right, and that the server has no
+	// account that the user may act as.
+	ErrNoAccount = errors.New("the server has no account for this user")
 	// ErrBusy means that the server has reached a limit; later it may work.
 	ErrBusy = errors.New("the server is busy, try again later")
 	// ErrProtocol means that the peer sent something that is not allowed.
@@ -46,11 +49,13 @@ const (
 	reasonGone     reason = 3 // no such session, or a wrong proof
 	reasonBusy     reason = 4 // a limit is reached
 	reasonProtocol reason = 5 // a message that is not allowed here
+	reasonAccount  reason = 6 // logged in, but no account to act as
 )
 
 var reasonErrors = map[reason]error{
 	reasonDenied: ErrRefused, reasonVersion: ErrVersion, reasonGone: ErrSessionGone,
 	reasonBusy: ErrBusy, reasonProtocol: ErrProtocol,
+	reasonAccount: ErrNoAccount,
 }
 
 // Refusal is what a client gets when the server refuses it in so many words.

@@ -172,6 +172,8 @@ func (h *serverHandshake) refuse(err error) error {
 		r = reasonDenied
 	case errors.Is(err, ErrSessionGone):
 		r = reasonGone
+	case errors.Is(err, ErrNoAccount):
+		r = reasonAccount
 	case errors.Is(err, ErrBusy):
 		r = reasonBusy
 	case errors.Is(err, ErrProtocol):
@@ -317,6 +319,9 @@ func (h *serverHandshake) grant(conn *Conn, method string, before ...message) er
 		return ErrRefused
 	}
 	g, err := h.server.Sessions.Create(user, h.remote)
+	if errors.Is(err, ErrNoAccount) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	}

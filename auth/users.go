@@ -25,6 +25,10 @@ type User struct {
 	Root     string // subtree of the export: slash-separated, relative, without ".."; "" is all of it
 	Trusted  bool   // the daemon believes the credentials that come with the calls
 
+	// NoRootSquash lets root among those credentials be root, and lets the user
+	// act as an account with user id 0.
+	NoRootSquash bool
+
 	KeysFile string          // an authorized_keys file; relative to the users file
 	Keys     []AuthorizedKey // keys that stand in the users file itself
 

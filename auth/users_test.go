@@ -24,6 +24,7 @@ func usersText(t testing.TB) string {
 password = ` + aliceVerifier().String() + `
 root = projects/alice's own
 trusted = yes
+no-root-squash = yes
 key = ` + vectorKey + `
 key = ` + (AuthorizedKey{Key: testSigner(3).PublicKey()}).String() + `
 
@@ -48,7 +49,7 @@ func TestUsersFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	alice, ok := u.Lookup("alice")
-	if !ok || alice.Root != "projects/alice's own" || !alice.Trusted || alice.ReadOnly || len(alice.Keys) != 2 || !alice.HasPassword() {
+	if !ok || alice.Root != "projects/alice's own" || !alice.Trusted || !alice.NoRootSquash || alice.ReadOnly || len(alice.Keys) != 2 || !alice.HasPassword() {
 		t.Errorf("alice: %+v", alice)
 	}
 	bob, ok := u.Lookup("bob-2.x")
@@ -346,7 +347,7 @@ func FuzzUsersFile(f *testing.F) {
 			t.Errorf("%q became %q", once, twice)
 		}
 		if !slices.EqualFunc(u.List(), again.List(), func(a, b User) bool {
-			return a.Name == b.Name && a.Root == b.Root && a.ReadOnly == b.ReadOnly && a.Trusted == b.Trusted &&
+			return a.Name == b.Name && a.Root == b.Root && a.ReadOnly == b.ReadOnly && a.Trusted == b.Trusted && a.NoRootSquash == b.NoRootSquash &&
 				a.KeysFile == b.KeysFile && len(a.Keys) == len(b.Keys) && a.HasPassword() == b.HasPassword()
 		}) {
 			t.Errorf("%q: users differ", text)

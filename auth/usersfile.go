@@ -16,6 +16,7 @@ import (
 //	read-only = yes
 //	root = projects/alice
 //	trusted = no
+//	no-root-squash = no
 //	authorized-keys = /home/alice/.ssh/authorized_keys
 //	key = ssh-ed25519 AAAA… alice@laptop
 //
@@ -106,6 +107,8 @@ func (p *usersParser) setting(name, value string) error {
 		u.ReadOnly, err = parseYes(value)
 	case "trusted":
 		u.Trusted, err = parseYes(value)
+	case "no-root-squash":
+		u.NoRootSquash, err = parseYes(value)
 	case "root":
 		u.Root = value
 	case "authorized-keys":
@@ -167,6 +170,9 @@ func (u *User) format(b *bytes.Buffer) {
 	if u.Trusted {
 		b.WriteString("trusted = yes\n")
 	}
+	if u.NoRootSquash {
+		b.WriteString("no-root-squash = yes\n")
+	}
 	if u.KeysFile != "" {
 		fmt.Fprintf(b, "authorized-keys = %s\n", u.KeysFile)
 	}
@@ -180,7 +186,7 @@ func (u *User) format(b *bytes.Buffer) {
 
 // bare reports whether the user has no setting that format writes.
 func (u *User) bare() bool {
-	return u.verifier == nil && !u.ReadOnly && u.Root == "" && !u.Trusted && u.KeysFile == "" && len(u.Keys) == 0
+	return u.verifier == nil && !u.ReadOnly && u.Root == "" && !u.Trusted && !u.NoRootSquash && u.KeysFile == "" && len(u.Keys) == 0
 }
 
 func writeLines(b *bytes.Buffer, lines []string) {

@@ -36,6 +36,7 @@ var errShutdown = errors.New("the daemon is shutting down")
 type Config struct {
 	Path     string // directory to export
 	ReadOnly bool
+	RunAs    uint8    // whose rights decide: fsproto.RunAsDaemon, RunAsAccount or RunAsCaller
 	Listen   []string // host:port or unix:PATH
 	State    string   // directory for what the daemon keeps; made if missing
 	Users    *auth.Users
@@ -85,14 +86,14 @@ func (d *Daemon) open() error {
 	if err != nil {
 		return err
 	}
-	d.export, err = export.Open(export.Config{Path: cfg.Path, ReadOnly: cfg.ReadOnly, Key: handleKey, Logger: cfg.Log})
+	d.export, err = export.Open(export.Config{Path: cfg.Path, ReadOnly: cfg.ReadOnly, RunAs: cfg.RunAs, Key: handleKey, Logger: cfg.Log})
 	if err != nil {
 		return err
 	}
 	if d.chat, err = openChat(cfg.Chat, cfg.State, cfg.Users, cfg.Log); err != nil {
 		return err
 	}
-	d.sessions = newSessions(d.export, d.chat, rpc.NewBudget(budgetTotal, budgetShare), cfg.Log)
+	d.sessions = newSessions(d.export, cfg.RunAs, d.chat, rpc.NewBudget(budgetTotal, budgetShare), cfg.Log)
 	d.auth = &auth.Server{Key: d.key, Users: cfg.Users, Sessions: d.sessions, Logger: cfg.Log}
 	for _, address := range cfg.Listen {
 		ln, err := listen(address)

@@ -42,6 +42,7 @@ var (
 // None is held while a session is ended.
 type sessions struct {
 	export *export.Export
+	runAs  uint8 // the export's
 	chat   *chat
 	budget *rpc.Budget
 	log    *slog.Logger
@@ -73,9 +74,9 @@ type session struct {
 	over    bool
 }
 
-func newSessions(e *export.Export, c *chat, budget *rpc.Budget, log *slog.Logger) *sessions {
+func newSessions(e *export.Export, runAs uint8, c *chat, budget *rpc.Budget, log *slog.Logger) *sessions {
 	return &sessions{
-		export: e, chat: c, budget: budget, log: log,
+		export: e, runAs: runAs, chat: c, budget: budget, log: log,
 		byID: make(map[auth.SessionID]*session), users: make(map[string]int),
 	}
 }
@@ -89,7 +90,7 @@ func (t *sessions) Create(user auth.User, remote net.Addr) (auth.Grant, error) {
 	if err := t.reserve(user.Name); err != nil {
 		return auth.Grant{}, err
 	}
-	files, err := t.export.NewSession(export.Identity{Name: user.Name, Root: user.Root, ReadOnly: user.ReadOnly})
+	files, err := t.newFiles(&user)
 	if err != nil {
 		t.unreserve(user.Name)
 		return auth.Grant{}, fmt.Errorf("session of %s: %w", user.Name, err)
@@ -111,6 +112,15 @@ func (t *sessions) Create(user auth.User, remote net.Addr) (auth.Grant, error) {
 	s.lost(0, unusedGrace, nil)
 	s.log.Info("logged in", "from", remote)
 	return auth.Grant{Session: s.id, Secret: s.secret, Slots: rpc.DefaultSlots}, nil
+}
+
+// newFiles begins a user's session of the export.
+func (t *sessions) newFiles(user *auth.User) (*export.Session, error) {
+	id, err := exportIdentity(user, t.runAs)
+	if err != nil {
+		return nil, err
+	}
+	return t.export.NewSession(id)
 }
 
 // reserve takes a place for one more session of the user.

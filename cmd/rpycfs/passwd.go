@@ -20,6 +20,7 @@ type passwd struct {
 	KeepPassword   bool     `help:"Leave the password as it is; a new user has none and needs a key."`
 	ReadOnly       *bool    `negatable:"" help:"The user may change nothing."`
 	Trusted        *bool    `negatable:"" help:"The daemon believes the credentials that come with this user's calls."`
+	NoRootSquash   *bool    `negatable:"" help:"Root among those credentials is root, and the user may act as root's account."`
 	Root           *string  `placeholder:"SUBTREE" help:"All that the user sees of the export; empty for everything."`
 	AuthorizedKeys *string  `placeholder:"FILE" help:"File of ssh keys that log the user in; empty for none."`
 	Key            []string `placeholder:"FILE" help:"Public key (.pub) to add to the users file; may be repeated."`
@@ -69,6 +70,7 @@ func describe(u *auth.User) string {
 	add(u.ReadOnly, "read-only")
 	add(u.Root != "", "root="+u.Root)
 	add(u.Trusted, "trusted")
+	add(u.NoRootSquash, "no-root-squash")
 	return strings.Join(words, " ")
 }
 
@@ -111,6 +113,9 @@ func (p *passwd) apply(u *auth.User) {
 	}
 	if p.Trusted != nil {
 		u.Trusted = *p.Trusted
+	}
+	if p.NoRootSquash != nil {
+		u.NoRootSquash = *p.NoRootSquash
 	}
 	if p.Root != nil {
 		u.Root = *p.Root

@@ -22,6 +22,7 @@ import (
 	"github.com/rpycfs/rpycfs/auth"
 	"github.com/rpycfs/rpycfs/chat/service"
 	"github.com/rpycfs/rpycfs/chat/store"
+	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/version"
 	"github.com/rpycfs/rpycfs/rpycfsd"
@@ -38,7 +39,7 @@ type options struct {
 	PasswordFile  string        `help:"File whose first line is the password of --user." placeholder:"FILE" type:"path"`
 	State         string        `help:"Directory for the server's keys and the chat's database." placeholder:"DIR" type:"path"`
 	ReadOnly      bool          `help:"Refuse every change of files."`
-	RunAs         string        `help:"Whose rights decide: daemon." placeholder:"MODE" default:"daemon" enum:"daemon,account,caller"`
+	RunAs         string        `help:"Whose rights decide: daemon (default), account or caller; with --user, no_root_squash may follow after a comma." placeholder:"MODE" default:"daemon"`
 	TLSCert       string        `name:"tls-cert" help:"Certificate (PEM) to use in place of the server's own key." placeholder:"FILE" type:"path"`
 	TLSKey        string        `name:"tls-key" help:"Key (PEM) of --tls-cert." placeholder:"FILE" type:"path"`
 	NoChat        bool          `name:"no-chat" help:"Serve no chat."`
@@ -103,8 +104,6 @@ func (o *options) check() error {
 	switch {
 	case o.Path == "":
 		return errors.New("no directory to export; see rpycfsd --help")
-	case o.RunAs != "daemon":
-		return fmt.Errorf("--run-as=%s is not in this release; --run-as=daemon is", o.RunAs)
 	case (o.TLSCert == "") != (o.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together")
 	case o.Port < 0 || o.Port > 65535:
@@ -120,8 +119,29 @@ func (o *options) check() error {
 	case o.User != "" && o.Users != "":
 		return errors.New("--user and --users exclude each other; add the user with rpycfs passwd -a")
 	}
+	if _, _, err := o.runAs(); err != nil {
+		return err
+	}
 	_, err := o.chat()
 	return err
+}
+
+// runAs returns whose rights decide (fsproto.RunAs…), and whether root among
+// those of the only user is root.
+func (o *options) runAs() (mode uint8, noRootSquash bool, err error) {
+	name, option, comma := strings.Cut(o.RunAs, ",")
+	mode, known := map[string]uint8{
+		"daemon": fsproto.RunAsDaemon, "account": fsproto.RunAsAccount, "caller": fsproto.RunAsCaller,
+	}[name]
+	switch {
+	case !known, comma && option != "no_root_squash":
+		err = fmt.Errorf("--run-as=%s is none of daemon, account, caller, and caller,no_root_squash", o.RunAs)
+	case comma && mode == fsproto.RunAsDaemon:
+		err = fmt.Errorf("--run-as=%s: with the daemon's rights there is nothing to squash", o.RunAs)
+	case comma && o.Users != "":
+		err = fmt.Errorf("--run-as=%s: with a users file it is said of each user; see rpycfs passwd --no-root-squash", o.RunAs)
+	}
+	return mode, comma, err
 }
 
 // chat returns how the chat is to be served.
@@ -176,10 +196,14 @@ func (o *options) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	runAs, _, err := o.runAs()
+	if err != nil {
+		return err
+	}
 	// What a client asks for is all that counts.
 	syscall.Umask(0)
 	d, err := rpycfsd.New(rpycfsd.Config{
-		Path: o.Path, ReadOnly: o.ReadOnly, Listen: o.listen(), State: state,
+		Path: o.Path, ReadOnly: o.ReadOnly, RunAs: runAs, Listen: o.listen(), State: state,
 		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat, Log: log,
 	})
 	if err != nil {
@@ -246,7 +270,16 @@ func (o *options) users(log *slog.Logger) (*auth.Users, error) {
 		return nil, err
 	}
 	users := auth.NewUsers()
-	return users, users.SetPassword(o.User, password)
+	if err := users.SetPassword(o.User, password); err != nil {
+		return nil, err
+	}
+	mode, noRootSquash, err := o.runAs()
+	if err != nil {
+		return nil, err
+	}
+	user, _ := users.Lookup(o.User)
+	user.Trusted, user.NoRootSquash = mode == fsproto.RunAsCaller, noRootSquash
+	return users, users.Add(user)
 }
 
 func (o *options) password(log *slog.Logger) (string, error) {

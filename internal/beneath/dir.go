@@ -9,15 +9,22 @@ func (p *Path) Mkdir(name string, mode uint32) error {
 	return named(name, func() error { return unix.Mkdirat(p.fd, name, mode) })
 }
 
-// Mknod makes a regular file, FIFO or socket, as the type in mode says. Any
-// other type is refused with EPERM.
-func (p *Path) Mknod(name string, mode uint32) error {
+// Mknod makes a regular file, FIFO, socket or device, as the type in mode says.
+// Any other type is refused with EPERM, a device number that the kernel does not
+// have with EINVAL.
+func (p *Path) Mknod(name string, mode, major, minor uint32) error {
+	dev := 0
 	switch mode & unix.S_IFMT {
 	case 0, unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK:
+	case unix.S_IFCHR, unix.S_IFBLK:
+		if major >= 1<<12 || minor >= 1<<20 {
+			return unix.EINVAL
+		}
+		dev = int(unix.Mkdev(major, minor))
 	default:
 		return unix.EPERM
 	}
-	return named(name, func() error { return unix.Mknodat(p.fd, name, mode, 0) })
+	return named(name, func() error { return unix.Mknodat(p.fd, name, mode, dev) })
 }
 
 // Symlink makes a symbolic link. The target may be anything: nothing here ever

@@ -36,9 +36,10 @@ func (p *Path) Open(flags int) (*File, error) {
 	return &File{fd}, nil
 }
 
-// OpenDir opens directory p for listing.
+// OpenDir opens directory p for listing, ENOTDIR if it is none. It does so through
+// /proc, because its own "." takes the right to search it.
 func (p *Path) OpenDir() (*File, error) {
-	fd, err := openat(p.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|openFlags, 0)
+	fd, err := openat(unix.AT_FDCWD, proc(p.fd), unix.O_RDONLY|unix.O_DIRECTORY|openFlags, 0)
 	if err != nil {
 		return nil, err
 	}

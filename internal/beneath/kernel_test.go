@@ -248,7 +248,7 @@ func TestNames(t *testing.T) {
 		_, err = p.Create(name, unix.O_RDWR, 0o644)
 		want(t, err, syscall.EINVAL)
 		want(t, p.Mkdir(name, 0o755), syscall.EINVAL)
-		want(t, p.Mknod(name, unix.S_IFREG), syscall.EINVAL)
+		want(t, p.Mknod(name, unix.S_IFREG, 0, 0), syscall.EINVAL)
 		want(t, p.Symlink("x", name), syscall.EINVAL)
 		want(t, p.Link(p, name), syscall.EINVAL)
 		want(t, p.Unlink(name), syscall.EINVAL)
@@ -256,7 +256,9 @@ func TestNames(t *testing.T) {
 		want(t, p.Rename(name, p, "x", 0), syscall.EINVAL)
 		want(t, p.Rename("x", p, name, 0), syscall.EINVAL)
 	}
-	want(t, p.Mknod("dev", unix.S_IFCHR|0o600), syscall.EPERM)
+	want(t, p.Mknod("dev", unix.S_IFDIR|0o700, 0, 0), syscall.EPERM)
+	want(t, p.Mknod("dev", unix.S_IFCHR|0o600, 1<<12, 0), syscall.EINVAL)
+	want(t, p.Mknod("dev", unix.S_IFBLK|0o600, 0, 1<<20), syscall.EINVAL)
 }
 
 func TestDirents(t *testing.T) {

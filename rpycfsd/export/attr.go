@@ -7,7 +7,6 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
-	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +38,7 @@ func (o object) attr(a *fsproto.Attr) error {
 	return err
 }
 
-func (s *Session) getattr(_ *rpc.Request, req *fsproto.GetattrReq, res *fsproto.AttrRes) error {
+func (s *Session) getattr(_ call, req *fsproto.GetattrReq, res *fsproto.AttrRes) error {
 	if req.Handle != 0 {
 		h, err := s.handle(req.Handle)
 		if err != nil {
@@ -65,7 +64,7 @@ const (
 
 // setattr changes size, owner, mode and times, in this order. What would be
 // refused to a privileged daemon's users is refused before anything is changed.
-func (s *Session) setattr(_ *rpc.Request, req *fsproto.SetattrReq, res *fsproto.AttrRes) error {
+func (s *Session) setattr(c call, req *fsproto.SetattrReq, res *fsproto.AttrRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err
@@ -75,7 +74,7 @@ func (s *Session) setattr(_ *rpc.Request, req *fsproto.SetattrReq, res *fsproto.
 		return err
 	}
 	if req.Mask&fsproto.SetSize != 0 {
-		if err := s.setSize(o, req); err != nil {
+		if err := s.setSize(c, o, req); err != nil {
 			return err
 		}
 	}
@@ -154,9 +153,10 @@ func ownGroup(gid uint32) bool {
 
 // setSize truncates or extends through the open file that the request names, by
 // its rights, or else by those of the permission bits.
-func (s *Session) setSize(o object, req *fsproto.SetattrReq) error {
+func (s *Session) setSize(c call, o object, req *fsproto.SetattrReq) error {
+	kill := c.killsPriv(req.Mask&fsproto.SetKillPriv != 0)
 	if req.Handle == 0 {
-		if err := s.e.dropSetID(o.p); err != nil {
+		if err := s.e.dropSetID(o.p, kill); err != nil {
 			return err
 		}
 		return o.p.Truncate(int64(req.Size))
@@ -172,7 +172,7 @@ func (s *Session) setSize(o object, req *fsproto.SetattrReq) error {
 	if err := h.mayWrite(syscall.EINVAL); err != nil {
 		return err
 	}
-	if err := s.e.dropSetID(h.f); err != nil {
+	if err := s.e.dropSetID(h.f, kill); err != nil {
 		return err
 	}
 	return h.f.Truncate(int64(req.Size))
@@ -181,12 +181,14 @@ func (s *Session) setSize(o object, req *fsproto.SetattrReq) error {
 // dropSetID clears the set-id bits of a file that is about to be changed. The
 // kernel does so unless the daemon has CAP_FSETID; then it must be done here,
 // and before the change, whether the client asks for it or not: otherwise a
-// client could put a program of its own behind another user's set-id bit.
+// client could put a program of its own behind another user's set-id bit. With
+// the rights of others it is done only if asked for, where root is the opener and
+// the client knows that somebody else writes.
 func (e *Export) dropSetID(f interface {
 	Stat() (beneath.Stat, error)
 	Chmod(mode uint32) error
-}) error {
-	if !e.priv.KeepsSetID {
+}, asked bool) error {
+	if !asked && (!e.priv.KeepsSetID || e.pool != nil) {
 		return nil
 	}
 	st, err := f.Stat()
@@ -207,26 +209,45 @@ func (e *Export) dropSetID(f interface {
 	return f.Chmod(keep & fsproto.ModePerm)
 }
 
-// access asks the kernel about the daemon's user, and knows what is read-only.
-func (s *Session) access(_ *rpc.Request, req *fsproto.AccessReq, res *fsproto.AttrRes) error {
+// access asks the kernel about whom it runs as, and knows what is read-only. The
+// answer tells about all three rights, so that it need not be asked again.
+func (s *Session) access(_ call, req *fsproto.AccessReq, res *fsproto.AttrRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err
 	}
 	defer o.done()
-	if err := o.p.Access(uint32(req.Mask)); err != nil {
+	if err := s.mayAccess(o, req.Mask); err != nil {
 		return err
 	}
-	if req.Mask&fsproto.AccessWrite != 0 && s.readOnly {
+	granted := fsproto.AccessKnown | req.Mask
+	for _, bit := range []uint8{fsproto.AccessRead, fsproto.AccessWrite, fsproto.AccessExec} {
+		if req.Mask&bit == 0 && s.mayAccess(o, bit) == nil {
+			granted |= bit
+		}
+	}
+	if err := o.attr(&res.Attr); err != nil {
+		return err
+	}
+	res.Attr.Access = granted
+	return nil
+}
+
+// mayAccess returns why not all rights of mask are there.
+func (s *Session) mayAccess(o object, mask uint8) error {
+	if err := o.p.Access(uint32(mask)); err != nil {
+		return err
+	}
+	if mask&fsproto.AccessWrite != 0 && s.readOnly {
 		switch o.n.kind {
 		case unix.S_IFREG, unix.S_IFDIR, unix.S_IFLNK:
 			return syscall.EROFS
 		}
 	}
-	return o.attr(&res.Attr)
+	return nil
 }
 
-func (s *Session) statfs(_ *rpc.Request, req *fsproto.StatfsReq, res *fsproto.StatfsRes) error {
+func (s *Session) statfs(_ call, req *fsproto.StatfsReq, res *fsproto.StatfsRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err
@@ -244,7 +265,7 @@ func (s *Session) statfs(_ *rpc.Request, req *fsproto.StatfsReq, res *fsproto.St
 	return nil
 }
 
-func (s *Session) syncfs(_ *rpc.Request, req *fsproto.SyncfsReq, _ *fsproto.Empty) error {
+func (s *Session) syncfs(_ call, req *fsproto.SyncfsReq, _ *fsproto.Empty) error {
 	d, err := s.dir(req.Node)
 	if err != nil {
 		return err
@@ -253,7 +274,7 @@ func (s *Session) syncfs(_ *rpc.Request, req *fsproto.SyncfsReq, _ *fsproto.Empt
 	return d.p.Syncfs()
 }
 
-func (s *Session) readlink(_ *rpc.Request, req *fsproto.ReadlinkReq, res *fsproto.ReadlinkRes) error {
+func (s *Session) readlink(_ call, req *fsproto.ReadlinkReq, res *fsproto.ReadlinkRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err

@@ -13,18 +13,37 @@ const maxDepth = 4096
 
 // acquire returns n's descriptor, which stays open until release. The caller
 // holds a reference of n, which release takes over.
-func (e *Export) acquire(n *node) (*beneath.Path, error) { return e.acquireAt(n, 0) }
-
-func (e *Export) acquireAt(n *node, depth int) (*beneath.Path, error) {
-	e.mu.Lock()
-	if n.path != nil {
-		e.take(n)
-		p := n.path
-		e.mu.Unlock()
+func (e *Export) acquire(n *node) (*beneath.Path, error) {
+	if p, _ := e.held(n); p != nil {
 		return p, nil
 	}
-	hints := slices.Clone(n.hints)
-	e.mu.Unlock()
+	return e.reacquire(n)
+}
+
+// held returns n's descriptor as acquire does if it has one, and otherwise names
+// that it had.
+func (e *Export) held(n *node) (*beneath.Path, []hint) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n.path == nil {
+		return nil, slices.Clone(n.hints)
+	}
+	e.take(n)
+	return n.path, nil
+}
+
+// reacquire finds n again. That takes the daemon's rights: who uses an object
+// need not be able to search the way to it any longer.
+func (e *Export) reacquire(n *node) (p *beneath.Path, err error) {
+	e.asDaemon(func() { p, err = e.acquireAt(n, 0) })
+	return p, err
+}
+
+func (e *Export) acquireAt(n *node, depth int) (*beneath.Path, error) {
+	p, hints := e.held(n)
+	if p != nil {
+		return p, nil
+	}
 	if n.kernel.Data != "" {
 		if p, err := e.rootDir.OpenHandle(n.kernel); err == nil {
 			if p, err = e.expect(n, p); err == nil {

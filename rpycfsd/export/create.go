@@ -5,7 +5,6 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
-	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,7 +13,7 @@ import (
 const createTries = 32
 
 // create makes and opens a file, or opens an existing one.
-func (s *Session) create(_ *rpc.Request, req *fsproto.CreateReq, res *fsproto.CreateRes) error {
+func (s *Session) create(c call, req *fsproto.CreateReq, res *fsproto.CreateRes) error {
 	if err := s.mayCreate(req.Mode, req.Flags, req.NewNode); err != nil {
 		return err
 	}
@@ -23,14 +22,14 @@ func (s *Session) create(_ *rpc.Request, req *fsproto.CreateReq, res *fsproto.Cr
 		return err
 	}
 	defer d.done()
-	return s.createHandle(d, req.Handle, req.NewNode, req.Flags, res, func() (*node, *beneath.File, error) {
-		return s.createOrOpen(d, req)
+	return s.createHandle(c, d, req.Handle, req.NewNode, req.Flags, res, func() (*node, *beneath.File, error) {
+		return s.createOrOpen(c, d, req)
 	})
 }
 
 // tmpfile makes and opens a file that has no name. Without OpenExclusive it can
 // be given one by link.
-func (s *Session) tmpfile(_ *rpc.Request, req *fsproto.TmpfileReq, res *fsproto.CreateRes) error {
+func (s *Session) tmpfile(c call, req *fsproto.TmpfileReq, res *fsproto.CreateRes) error {
 	if err := s.mayCreate(req.Mode, req.Flags, req.NewNode); err != nil {
 		return err
 	}
@@ -39,7 +38,7 @@ func (s *Session) tmpfile(_ *rpc.Request, req *fsproto.TmpfileReq, res *fsproto.
 		return err
 	}
 	defer d.done()
-	return s.createHandle(d, req.Handle, req.NewNode, req.Flags, res, func() (*node, *beneath.File, error) {
+	return s.createHandle(c, d, req.Handle, req.NewNode, req.Flags, res, func() (*node, *beneath.File, error) {
 		flags := openFlags(req.Flags &^ fsproto.OpenTruncate)
 		if req.Flags&fsproto.OpenExclusive != 0 {
 			flags |= unix.O_EXCL
@@ -76,7 +75,7 @@ func (d object) mode(mode, umask uint32) uint32 {
 
 // createHandle opens what open makes, under a handle number, and fills in the
 // reply. open returns a node with its descriptor acquired.
-func (s *Session) createHandle(d object, num fsproto.Handle, chosen fsproto.Node, flags uint32, res *fsproto.CreateRes, open func() (*node, *beneath.File, error)) error {
+func (s *Session) createHandle(c call, d object, num fsproto.Handle, chosen fsproto.Node, flags uint32, res *fsproto.CreateRes, open func() (*node, *beneath.File, error)) error {
 	if err := s.reserve(num); err != nil {
 		return err
 	}
@@ -98,10 +97,10 @@ func (s *Session) createHandle(d object, num fsproto.Handle, chosen fsproto.Node
 		s.abandon(num)
 		return err
 	}
-	return s.settle(num, n, f, writes(flags))
+	return s.settle(c, num, n, f, writes(flags))
 }
 
-func (s *Session) createOrOpen(d object, req *fsproto.CreateReq) (n *node, f *beneath.File, err error) {
+func (s *Session) createOrOpen(c call, d object, req *fsproto.CreateReq) (n *node, f *beneath.File, err error) {
 	for range createTries {
 		err = syscall.EEXIST
 		if !s.readOnly { // otherwise admit has seen that the name exists
@@ -114,7 +113,7 @@ func (s *Session) createOrOpen(d object, req *fsproto.CreateReq) (n *node, f *be
 		if !isErrno(err, syscall.EEXIST) || req.Flags&fsproto.OpenExclusive != 0 {
 			return nil, nil, err
 		}
-		n, f, err = s.createOpen(d, req)
+		n, f, err = s.createOpen(c, d, req)
 		if !isErrno(err, syscall.ENOENT) {
 			return n, f, err
 		}
@@ -126,7 +125,7 @@ func (s *Session) createOrOpen(d object, req *fsproto.CreateReq) (n *node, f *be
 }
 
 // createOpen opens an entry that a create has found.
-func (s *Session) createOpen(d object, req *fsproto.CreateReq) (*node, *beneath.File, error) {
+func (s *Session) createOpen(c call, d object, req *fsproto.CreateReq) (*node, *beneath.File, error) {
 	p, err := d.p.Walk(req.Name)
 	if err != nil {
 		return nil, nil, err
@@ -135,7 +134,7 @@ func (s *Session) createOpen(d object, req *fsproto.CreateReq) (*node, *beneath.
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := s.openFile(object{s: s, n: n, p: n.path}, req.Flags)
+	f, err := s.openFile(c, object{s: s, n: n, p: n.path}, req.Flags)
 	if err != nil {
 		s.e.release(n)
 		return nil, nil, err

@@ -30,6 +30,7 @@ package export
 import (
 	"cmp"
 	"container/list"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,6 +41,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/identity"
 	"github.com/rpycfs/rpycfs/internal/idname"
 	"golang.org/x/sys/unix"
 )
@@ -50,6 +52,10 @@ type Config struct {
 	ReadOnly bool         // nothing can be changed, by nobody
 	Key      [32]byte     // authenticates file handles; the same after a restart
 	Logger   *slog.Logger // nil: nothing is logged
+
+	// RunAs says whose rights decide: fsproto.RunAsDaemon, or that of sessions,
+	// RunAsAccount or RunAsCaller, which need root.
+	RunAs uint8
 
 	// MaxNodes bounds the nodes that one session knows, default DefaultNodes.
 	MaxNodes int
@@ -88,6 +94,7 @@ type Export struct {
 	rootDir *beneath.File // an open file of the mount, for kernel handles
 	root    *node
 	owners  *idname.Service
+	pool    *identity.Pool // threads of others; nil where everything is the daemon's
 
 	handles    atomic.Int64 // open files of all sessions
 	maxHandles int64
@@ -122,9 +129,35 @@ func Open(cfg Config) (*Export, error) {
 	if err := e.openRoot(); err != nil {
 		return nil, fmt.Errorf("cannot export %s: %w", cfg.Path, err)
 	}
+	if err := e.openPool(); err != nil {
+		e.release(e.root)
+		e.rootDir.Close()
+		return nil, err
+	}
 	e.done.Add(1)
 	go e.sweepIdle()
 	return e, nil
+}
+
+// openPool prepares for serving with the rights of others, and tries it once.
+func (e *Export) openPool() error {
+	mode := map[uint8]string{fsproto.RunAsAccount: "account", fsproto.RunAsCaller: "caller"}[e.cfg.RunAs]
+	if e.cfg.RunAs == fsproto.RunAsDaemon {
+		return nil
+	}
+	if err := identity.Check(); err != nil {
+		return fmt.Errorf("cannot run as %s: %w", mode, err)
+	}
+	nobody, err := identity.New(identity.Nobody, identity.Nobody, nil)
+	if err != nil {
+		return err
+	}
+	e.pool = identity.NewPool(identity.Config{Log: e.log})
+	if err := e.pool.Do(context.Background(), nobody, func() {}); err != nil {
+		e.pool.Close()
+		return fmt.Errorf("cannot run as %s: %w", mode, err)
+	}
+	return nil
 }
 
 func descriptorLimit() (int, error) {
@@ -182,6 +215,9 @@ func (e *Export) setRoot(p *beneath.Path) error {
 func (e *Export) Close() error {
 	close(e.stop)
 	e.done.Wait()
+	if e.pool != nil {
+		e.pool.Close()
+	}
 	e.release(e.root)
 	e.rootDir.Close()
 	e.mu.Lock()
@@ -200,10 +236,6 @@ func (e *Export) within(st *beneath.Stat) error {
 	}
 	return nil
 }
-
-// restricted reports whether rules must be kept that the kernel does not apply
-// to a privileged daemon.
-func (e *Export) restricted() bool { return e.priv.Any }
 
 // isErrno reports whether err carries one of the errnos.
 func isErrno(err error, errnos ...syscall.Errno) bool {

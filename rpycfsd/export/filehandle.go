@@ -8,7 +8,6 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
-	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
@@ -83,7 +82,7 @@ func (e *Export) unseal(fh fsproto.FileHandle, root ident) (ident, beneath.Kerne
 // export knows, and, with privilege, for directories, where it can be checked
 // that they are beneath the root. It is never enough for an unknown file: the
 // kernel finds files outside the root too, and does not tell.
-func (s *Session) resolve(_ *rpc.Request, req *fsproto.ResolveReq, res *fsproto.EntryRes) error {
+func (s *Session) resolve(_ call, req *fsproto.ResolveReq, res *fsproto.EntryRes) error {
 	id, kernel, err := s.e.unseal(req.FileHandle, s.root.id)
 	if err != nil {
 		return err
@@ -93,7 +92,8 @@ func (s *Session) resolve(_ *rpc.Request, req *fsproto.ResolveReq, res *fsproto.
 	}
 	n := s.e.find(id)
 	if n == nil {
-		if n, err = s.openHandle(id, kernel); err != nil {
+		s.e.asDaemon(func() { n, err = s.openHandle(id, kernel) })
+		if err != nil {
 			return err
 		}
 	}
@@ -103,7 +103,7 @@ func (s *Session) resolve(_ *rpc.Request, req *fsproto.ResolveReq, res *fsproto.
 		return err
 	}
 	defer s.e.release(n)
-	checked, err := s.locate(n, p, 0)
+	checked, err := s.find(n, p)
 	if err != nil {
 		return err
 	}

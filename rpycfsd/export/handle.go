@@ -6,7 +6,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
-	"github.com/rpycfs/rpycfs/rpc"
+	"github.com/rpycfs/rpycfs/internal/identity"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,7 +15,8 @@ import (
 type handle struct {
 	f      *beneath.File
 	r      *ref
-	writes bool // open for writing
+	writes bool         // open for writing
+	as     *identity.ID // who opened it; nil: the daemon
 
 	pos sync.Mutex // held by what moves f's position
 
@@ -51,6 +52,17 @@ func (s *Session) handle(num fsproto.Handle) (*handle, error) {
 	}
 	h.users++
 	return h, nil
+}
+
+// handleOf returns an open file for a handler that runs as its opener. EBADF if
+// it is somebody else's by now.
+func (s *Session) handleOf(c call, num fsproto.Handle) (*handle, error) {
+	h, err := s.handle(num)
+	if err == nil && h.as != c.as {
+		s.done(h)
+		return nil, syscall.EBADF
+	}
+	return h, err
 }
 
 // done ends the use of h.
@@ -129,10 +141,10 @@ func (s *Session) abandon(num fsproto.Handle) {
 	}
 }
 
-// settle makes f the open file behind a reserved number. It takes over a
+// settle makes f the open file behind a reserved number, opened by who called. It takes over a
 // reference of n with its descriptor acquired, and f; also when it fails, which
 // it does only if the session was closed meanwhile.
-func (s *Session) settle(num fsproto.Handle, n *node, f *beneath.File, writes bool) error {
+func (s *Session) settle(c call, num fsproto.Handle, n *node, f *beneath.File, writes bool) error {
 	s.mu.Lock()
 	r := s.refs[n]
 	if s.closed || r == nil {
@@ -147,7 +159,7 @@ func (s *Session) settle(num fsproto.Handle, n *node, f *beneath.File, writes bo
 		return errClosed
 	}
 	r.opens++
-	s.handles[num] = &handle{f: f, r: r, writes: writes, users: 1}
+	s.handles[num] = &handle{f: f, r: r, writes: writes, as: c.as, users: 1}
 	s.mu.Unlock()
 	return nil
 }
@@ -189,33 +201,47 @@ func (s *Session) mayOpen(n *node, flags uint32) error {
 }
 
 // openFile opens o, a regular file.
-func (s *Session) openFile(o object, flags uint32) (*beneath.File, error) {
+func (s *Session) openFile(c call, o object, flags uint32) (*beneath.File, error) {
 	if err := s.mayOpen(o.n, flags); err != nil {
 		return nil, err
 	}
 	if flags&fsproto.OpenTruncate != 0 {
-		if err := s.e.dropSetID(o.p); err != nil {
+		if err := s.e.dropSetID(o.p, c.killsPriv(flags&fsproto.OpenKillPriv != 0)); err != nil {
 			return nil, err
 		}
 	}
 	kernel := openFlags(flags)
 	f, err := o.p.Open(kernel)
-	if isErrno(err, syscall.EPERM) && kernel&unix.O_NOATIME != 0 {
+	if isErrno(err, syscall.EPERM) && kernel&unix.O_NOATIME != 0 && c.as == nil {
 		kernel &^= unix.O_NOATIME // it needs the file's owner
 		f, err = o.p.Open(kernel)
 	}
 	if isErrno(err, syscall.EPERM) && flags&fsproto.OpenAppend != 0 {
 		f, err = o.p.Open(kernel | unix.O_APPEND) // the file can only be appended to
 	}
+	if isErrno(err, syscall.EACCES) && flags == fsproto.OpenRead|fsproto.OpenExec && c.as != nil {
+		return s.openProgram(o)
+	}
 	return f, err
 }
 
-func (s *Session) open(_ *rpc.Request, req *fsproto.OpenReq, res *fsproto.OpenRes) error {
-	return s.openNode(req, res, func(o object) (*beneath.File, error) { return s.openFile(o, req.Flags) })
+// openProgram opens a program that the caller may execute but not read, for
+// execve(2), of which the client's kernel does the reading. EACCES if the caller
+// may not execute it either.
+func (s *Session) openProgram(o object) (f *beneath.File, err error) {
+	if err := o.p.Access(unix.X_OK); err != nil {
+		return nil, err
+	}
+	s.e.asDaemon(func() { f, err = o.p.Open(unix.O_RDONLY) })
+	return f, err
 }
 
-func (s *Session) opendir(_ *rpc.Request, req *fsproto.OpenReq, res *fsproto.OpenRes) error {
-	return s.openNode(req, res, func(o object) (*beneath.File, error) {
+func (s *Session) open(c call, req *fsproto.OpenReq, res *fsproto.OpenRes) error {
+	return s.openNode(c, req, res, func(o object) (*beneath.File, error) { return s.openFile(c, o, req.Flags) })
+}
+
+func (s *Session) opendir(c call, req *fsproto.OpenReq, res *fsproto.OpenRes) error {
+	return s.openNode(c, req, res, func(o object) (*beneath.File, error) {
 		switch {
 		case !o.n.isDir():
 			return nil, syscall.ENOTDIR
@@ -227,7 +253,7 @@ func (s *Session) opendir(_ *rpc.Request, req *fsproto.OpenReq, res *fsproto.Ope
 }
 
 // openNode opens a node that the session knows.
-func (s *Session) openNode(req *fsproto.OpenReq, res *fsproto.OpenRes, open func(object) (*beneath.File, error)) error {
+func (s *Session) openNode(c call, req *fsproto.OpenReq, res *fsproto.OpenRes, open func(object) (*beneath.File, error)) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err
@@ -249,5 +275,5 @@ func (s *Session) openNode(req *fsproto.OpenReq, res *fsproto.OpenRes, open func
 		o.done()
 		return err
 	}
-	return s.settle(req.Handle, o.n, f, writes(req.Flags))
+	return s.settle(c, req.Handle, o.n, f, writes(req.Flags))
 }

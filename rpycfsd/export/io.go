@@ -5,7 +5,6 @@ import (
 	"syscall"
 
 	"github.com/rpycfs/rpycfs/fsproto"
-	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +21,7 @@ func offsets(offs ...uint64) error {
 	return nil
 }
 
-func (s *Session) read(r *rpc.Request, req *fsproto.ReadReq, res *fsproto.AttrRes) error {
+func (s *Session) read(r call, req *fsproto.ReadReq, res *fsproto.AttrRes) error {
 	h, err := s.handle(req.Handle)
 	if err != nil {
 		return err
@@ -48,8 +47,8 @@ func (s *Session) read(r *rpc.Request, req *fsproto.ReadReq, res *fsproto.AttrRe
 
 // write writes in one system call and tells truthfully how far it came. Writes
 // that append find out where they went under h.pos.
-func (s *Session) write(r *rpc.Request, req *fsproto.WriteReq, res *fsproto.WriteRes) error {
-	h, err := s.handle(req.Handle)
+func (s *Session) write(c call, req *fsproto.WriteReq, res *fsproto.WriteRes) error {
+	h, err := s.handleOf(c, req.Handle)
 	if err != nil {
 		return err
 	}
@@ -60,7 +59,7 @@ func (s *Session) write(r *rpc.Request, req *fsproto.WriteReq, res *fsproto.Writ
 	if err := h.mayWrite(syscall.EBADF); err != nil {
 		return err
 	}
-	if err := s.e.dropSetID(h.f); err != nil {
+	if err := s.e.dropSetID(h.f, c.killsPriv(req.Flags&fsproto.WriteKillPriv != 0)); err != nil {
 		return err
 	}
 	flags := 0
@@ -73,10 +72,10 @@ func (s *Session) write(r *rpc.Request, req *fsproto.WriteReq, res *fsproto.Writ
 	n, off := 0, int64(req.Offset)
 	if req.Flags&fsproto.WriteAppend != 0 {
 		h.pos.Lock()
-		n, off, err = h.f.Append(r.Data, flags)
+		n, off, err = h.f.Append(c.Data, flags)
 		h.pos.Unlock()
 	} else {
-		n, err = h.f.WriteAt(r.Data, off, flags)
+		n, err = h.f.WriteAt(c.Data, off, flags)
 	}
 	if err != nil {
 		return err
@@ -85,8 +84,8 @@ func (s *Session) write(r *rpc.Request, req *fsproto.WriteReq, res *fsproto.Writ
 	return h.attr(&res.Attr)
 }
 
-func (s *Session) fsync(_ *rpc.Request, req *fsproto.FsyncReq, res *fsproto.AttrRes) error {
-	h, err := s.handle(req.Handle)
+func (s *Session) fsync(c call, req *fsproto.FsyncReq, res *fsproto.AttrRes) error {
+	h, err := s.handleOf(c, req.Handle)
 	if err != nil {
 		return err
 	}
@@ -98,7 +97,7 @@ func (s *Session) fsync(_ *rpc.Request, req *fsproto.FsyncReq, res *fsproto.Attr
 }
 
 // release closes a file when the calls that use it have ended.
-func (s *Session) release(_ *rpc.Request, req *fsproto.ReleaseReq, _ *fsproto.Empty) error {
+func (s *Session) release(_ call, req *fsproto.ReleaseReq, _ *fsproto.Empty) error {
 	s.mu.Lock()
 	h := s.handles[req.Handle]
 	if h == nil {
@@ -114,8 +113,8 @@ func (s *Session) release(_ *rpc.Request, req *fsproto.ReleaseReq, _ *fsproto.Em
 	return nil
 }
 
-func (s *Session) fallocate(_ *rpc.Request, req *fsproto.FallocateReq, res *fsproto.AttrRes) error {
-	h, err := s.handle(req.Handle)
+func (s *Session) fallocate(c call, req *fsproto.FallocateReq, res *fsproto.AttrRes) error {
+	h, err := s.handleOf(c, req.Handle)
 	if err != nil {
 		return err
 	}
@@ -126,7 +125,7 @@ func (s *Session) fallocate(_ *rpc.Request, req *fsproto.FallocateReq, res *fspr
 	if err := h.mayWrite(syscall.EBADF); err != nil {
 		return err
 	}
-	if err := s.e.dropSetID(h.f); err != nil {
+	if err := s.e.dropSetID(h.f, false); err != nil {
 		return err
 	}
 	if err := h.f.Fallocate(req.Mode, int64(req.Offset), int64(req.Length)); err != nil {
@@ -137,7 +136,7 @@ func (s *Session) fallocate(_ *rpc.Request, req *fsproto.FallocateReq, res *fspr
 
 // lseek finds data or holes. The kernel moves the file's position, which
 // nothing but an append uses.
-func (s *Session) lseek(_ *rpc.Request, req *fsproto.LseekReq, res *fsproto.LseekRes) error {
+func (s *Session) lseek(_ call, req *fsproto.LseekReq, res *fsproto.LseekRes) error {
 	h, err := s.handle(req.Handle)
 	if err != nil {
 		return err
@@ -160,13 +159,13 @@ func (s *Session) lseek(_ *rpc.Request, req *fsproto.LseekReq, res *fsproto.Lsee
 }
 
 // copyFileRange copies at most maxCopy bytes; the caller asks again for the rest.
-func (s *Session) copyFileRange(_ *rpc.Request, req *fsproto.CopyReq, res *fsproto.CopyRes) error {
+func (s *Session) copyFileRange(c call, req *fsproto.CopyReq, res *fsproto.CopyRes) error {
 	from, err := s.handle(req.From)
 	if err != nil {
 		return err
 	}
 	defer s.done(from)
-	to, err := s.handle(req.To)
+	to, err := s.handleOf(c, req.To)
 	if err != nil {
 		return err
 	}
@@ -177,7 +176,7 @@ func (s *Session) copyFileRange(_ *rpc.Request, req *fsproto.CopyReq, res *fspro
 	if err := to.mayWrite(syscall.EBADF); err != nil {
 		return err
 	}
-	if err := s.e.dropSetID(to.f); err != nil {
+	if err := s.e.dropSetID(to.f, false); err != nil {
 		return err
 	}
 	n, err := from.f.CopyTo(int64(req.FromOffset), to.f, int64(req.ToOffset), int(min(req.Length, maxCopy)))

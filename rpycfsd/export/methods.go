@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/identity"
 	"github.com/rpycfs/rpycfs/rpc"
 )
 
@@ -19,16 +20,31 @@ type method struct {
 	call     func(*Session, context.Context, *rpc.Request, rpc.Message, rpc.Message) error
 }
 
-// define makes a method. Whatever calls the handler goes through Session.admit.
-func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, *rpc.Request, *Req, *Res) error) method {
+// define makes a method that is done with the rights of w, the caller's unless
+// said otherwise. Whatever calls the handler goes through Session.admit.
+func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Res) error, w ...whose) method {
+	w = append(w, asCaller)
+	serve := func(s *Session, c call, req *Req, res *Res) error {
+		if op.Access == rpc.Change && s.readOnly {
+			if err := s.refuse(req); err != nil {
+				return err
+			}
+		}
+		return h(s, c, req, res)
+	}
 	run := func(s *Session, ctx context.Context, r *rpc.Request, req *Req, res *Res) error {
 		err := s.begin(ctx)
 		if err != nil {
 			return err
 		}
 		defer s.end()
-		if err = s.admit(&op.Info, r, req); err == nil {
-			err = h(s, r, req, res)
+		as, err := s.admit(&op.Info, w[0], r, req)
+		switch {
+		case err != nil:
+		case as == nil:
+			err = serve(s, call{r, nil}, req, res)
+		default:
+			err = s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as}, req, res) })
 		}
 		if err != nil {
 			s.report(op.Name, err)
@@ -48,30 +64,31 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, *rpc.Request, *
 	}
 }
 
-// methods holds the handler of every operation of fsproto.
+// methods holds the handler of every operation of fsproto, and says of those
+// that are not done as the caller whom they are done as.
 var methods = []method{
 	define(fsproto.Attach, (*Session).attach),
 	define(fsproto.Resolve, (*Session).resolve),
-	define(fsproto.Forget, (*Session).forget),
-	define(fsproto.Cred, (*Session).cred),
-	define(fsproto.Names, (*Session).names),
-	define(fsproto.IDs, (*Session).ids),
+	define(fsproto.Forget, (*Session).forget, asDaemon),
+	define(fsproto.Cred, (*Session).cred, asDaemon),
+	define(fsproto.Names, (*Session).names, asDaemon),
+	define(fsproto.IDs, (*Session).ids, asDaemon),
 	define(fsproto.Lookup, (*Session).lookup),
-	define(fsproto.Getattr, (*Session).getattr),
-	define(fsproto.Setattr, (*Session).setattr),
+	define(fsproto.Getattr, (*Session).getattr, asDaemon),
+	define(fsproto.Setattr, (*Session).setattr, asOpener),
 	define(fsproto.Access, (*Session).access),
-	define(fsproto.Statfs, (*Session).statfs),
-	define(fsproto.Readlink, (*Session).readlink),
-	define(fsproto.Syncfs, (*Session).syncfs),
+	define(fsproto.Statfs, (*Session).statfs, asDaemon),
+	define(fsproto.Readlink, (*Session).readlink, asDaemon),
+	define(fsproto.Syncfs, (*Session).syncfs, asDaemon),
 	define(fsproto.Open, (*Session).open),
 	define(fsproto.Create, (*Session).create),
-	define(fsproto.Read, (*Session).read),
-	define(fsproto.Write, (*Session).write),
-	define(fsproto.Fsync, (*Session).fsync),
-	define(fsproto.Release, (*Session).release),
-	define(fsproto.Fallocate, (*Session).fallocate),
-	define(fsproto.Lseek, (*Session).lseek),
-	define(fsproto.CopyFileRange, (*Session).copyFileRange),
+	define(fsproto.Read, (*Session).read, asDaemon),
+	define(fsproto.Write, (*Session).write, asOpener),
+	define(fsproto.Fsync, (*Session).fsync, asOpener),
+	define(fsproto.Release, (*Session).release, asDaemon),
+	define(fsproto.Fallocate, (*Session).fallocate, asOpener),
+	define(fsproto.Lseek, (*Session).lseek, asDaemon),
+	define(fsproto.CopyFileRange, (*Session).copyFileRange, asOpener),
 	define(fsproto.Tmpfile, (*Session).tmpfile),
 	define(fsproto.Opendir, (*Session).opendir),
 	define(fsproto.Readdir, (*Session).readdir),
@@ -109,23 +126,18 @@ func (s *Session) begin(ctx context.Context) error {
 	return nil
 }
 
-// admit decides whether a request may reach its handler. The rule for read-only
-// exports stands here and in refuse, by the operation's access class, so that
-// no operation can be forgotten; open alone decides by its flags.
-func (s *Session) admit(op *rpc.Info, r *rpc.Request, req any) error {
+// admit decides whether a request may reach its handler, and whom that runs as.
+// The rule for read-only exports stands in define and in refuse, by the
+// operation's access class, so that no operation can be forgotten; open alone
+// decides by its flags.
+func (s *Session) admit(op *rpc.Info, w whose, r *rpc.Request, req any) (*identity.ID, error) {
 	s.mu.Lock()
-	attached, known := s.top != nil, s.creds[r.Cred]
-	s.mu.Unlock()
+	defer s.mu.Unlock()
 	early := op.Number == fsproto.Attach.Number || op.Number == fsproto.Cred.Number
-	switch {
-	case !attached && !early:
-		return fmt.Errorf("%s before attach: %w", op.Name, syscall.ESTALE)
-	case !known:
-		return fmt.Errorf("unknown credential %d: %w", r.Cred, syscall.EINVAL)
-	case op.Access == rpc.Change && s.readOnly:
-		return s.refuse(req)
+	if s.top == nil && !early {
+		return nil, fmt.Errorf("%s before attach: %w", op.Name, syscall.ESTALE)
 	}
-	return nil
+	return s.rights(w, r.Cred, req)
 }
 
 // refuse returns why a change is not made on a read-only export: EROFS, but

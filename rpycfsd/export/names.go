@@ -4,11 +4,10 @@ import (
 	"syscall"
 
 	"github.com/rpycfs/rpycfs/fsproto"
-	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
-func (s *Session) lookup(_ *rpc.Request, req *fsproto.LookupReq, res *fsproto.LookupRes) error {
+func (s *Session) lookup(_ call, req *fsproto.LookupReq, res *fsproto.LookupRes) error {
 	d, err := s.dir(req.Parent)
 	if err != nil {
 		return err
@@ -45,20 +44,25 @@ func (s *Session) makeIn(parent fsproto.Node, name string, chosen fsproto.Node, 
 
 // mkdir makes a directory. As on Linux, set-id bits in the mode are passed over
 // and the parent's set-group-id bit is inherited.
-func (s *Session) mkdir(_ *rpc.Request, req *fsproto.MkdirReq, res *fsproto.CreateNodeRes) error {
+func (s *Session) mkdir(_ call, req *fsproto.MkdirReq, res *fsproto.CreateNodeRes) error {
 	return s.makeIn(req.Parent, req.Name, req.NewNode, res, func(d object) error {
 		return d.p.Mkdir(req.Name, d.mode(req.Mode&^setIDs, req.Umask))
 	})
 }
 
-// mknod makes regular files, FIFOs and sockets. Devices are refused whoever the
-// daemon is.
-func (s *Session) mknod(_ *rpc.Request, req *fsproto.MknodReq, res *fsproto.CreateNodeRes) error {
+// mknod makes regular files, FIFOs and sockets; devices where the kernel decides
+// about that by who is calling.
+func (s *Session) mknod(c call, req *fsproto.MknodReq, res *fsproto.CreateNodeRes) error {
 	return s.makeIn(req.Parent, req.Name, req.NewNode, res, func(d object) error {
 		kind := req.Mode & fsproto.ModeType
 		switch kind {
 		case 0, fsproto.ModeRegular, fsproto.ModeFIFO, fsproto.ModeSocket:
-		case fsproto.ModeChar, fsproto.ModeBlock, fsproto.ModeDir:
+		case fsproto.ModeChar, fsproto.ModeBlock:
+			if c.as != nil {
+				break
+			}
+			fallthrough
+		case fsproto.ModeDir:
 			if _, err := d.p.StatAt(req.Name); err == nil {
 				return syscall.EEXIST // found out before the rights
 			}
@@ -69,17 +73,17 @@ func (s *Session) mknod(_ *rpc.Request, req *fsproto.MknodReq, res *fsproto.Crea
 		if s.e.restricted() && req.Mode&setIDs != 0 {
 			return syscall.EPERM
 		}
-		return d.p.Mknod(req.Name, kind|d.mode(req.Mode, req.Umask))
+		return d.p.Mknod(req.Name, kind|d.mode(req.Mode, req.Umask), req.RdevMajor, req.RdevMinor)
 	})
 }
 
-func (s *Session) symlink(_ *rpc.Request, req *fsproto.SymlinkReq, res *fsproto.CreateNodeRes) error {
+func (s *Session) symlink(_ call, req *fsproto.SymlinkReq, res *fsproto.CreateNodeRes) error {
 	return s.makeIn(req.Parent, req.Name, req.NewNode, res, func(d object) error {
 		return d.p.Symlink(string(req.Target), req.Name)
 	})
 }
 
-func (s *Session) link(_ *rpc.Request, req *fsproto.LinkReq, res *fsproto.CreateNodeRes) error {
+func (s *Session) link(_ call, req *fsproto.LinkReq, res *fsproto.CreateNodeRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err
@@ -142,11 +146,11 @@ func (v victim) after(num *fsproto.Node, a *fsproto.Attr) {
 	*num, *a = v.o.s.numberOf(v.o.n), attrOf(&st)
 }
 
-func (s *Session) unlink(_ *rpc.Request, req *fsproto.UnlinkReq, res *fsproto.UnlinkRes) error {
+func (s *Session) unlink(_ call, req *fsproto.UnlinkReq, res *fsproto.UnlinkRes) error {
 	return s.remove(req, res, func(d object) error { return d.p.Unlink(req.Name) })
 }
 
-func (s *Session) rmdir(_ *rpc.Request, req *fsproto.UnlinkReq, res *fsproto.UnlinkRes) error {
+func (s *Session) rmdir(_ call, req *fsproto.UnlinkReq, res *fsproto.UnlinkRes) error {
 	return s.remove(req, res, func(d object) error { return d.p.Rmdir(req.Name) })
 }
 
@@ -167,7 +171,7 @@ func (s *Session) remove(req *fsproto.UnlinkReq, res *fsproto.UnlinkRes, do func
 }
 
 // rename moves an entry, or exchanges two.
-func (s *Session) rename(_ *rpc.Request, req *fsproto.RenameReq, res *fsproto.RenameRes) error {
+func (s *Session) rename(_ call, req *fsproto.RenameReq, res *fsproto.RenameRes) error {
 	from, err := s.dir(req.Parent)
 	if err != nil {
 		return err

@@ -5,13 +5,12 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/idname"
-	"github.com/rpycfs/rpycfs/rpc"
 )
 
 // names tells the names of users and groups on this machine. Whoever has logged
 // in may ask: it is what ls -l shows to anybody who logs in here otherwise.
-func (s *Session) names(r *rpc.Request, req *fsproto.NamesReq, res *fsproto.NamesRes) (err error) {
-	ctx := r.Context()
+func (s *Session) names(c call, req *fsproto.NamesReq, res *fsproto.NamesRes) (err error) {
+	ctx := c.Context()
 	if res.Users, err = s.e.namesOf(ctx, idname.User, req.Users); err == nil {
 		res.Groups, err = s.e.namesOf(ctx, idname.Group, req.Groups)
 	}
@@ -30,8 +29,8 @@ func (e *Export) namesOf(ctx context.Context, k idname.Kind, ids []uint32) ([]st
 }
 
 // ids tells the numbers of users and groups on this machine.
-func (s *Session) ids(r *rpc.Request, req *fsproto.IDsReq, res *fsproto.IDsRes) (err error) {
-	ctx := r.Context()
+func (s *Session) ids(c call, req *fsproto.IDsReq, res *fsproto.IDsRes) (err error) {
+	ctx := c.Context()
 	if res.Users, err = s.e.idsOf(ctx, idname.User, req.Users); err == nil {
 		res.Groups, err = s.e.idsOf(ctx, idname.Group, req.Groups)
 	}

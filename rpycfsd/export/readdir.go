@@ -5,7 +5,6 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
-	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +27,7 @@ type listing struct {
 
 // readdir lists from a cookie on. Cookies are the file system's own positions
 // and mean the same in every handle of the directory.
-func (s *Session) readdir(_ *rpc.Request, req *fsproto.ReaddirReq, res *fsproto.ReaddirRes) error {
+func (s *Session) readdir(_ call, req *fsproto.ReaddirReq, res *fsproto.ReaddirRes) error {
 	h, err := s.handle(req.Handle)
 	if err != nil {
 		return err

@@ -10,7 +10,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
-	"github.com/rpycfs/rpycfs/rpc"
+	"github.com/rpycfs/rpycfs/internal/identity"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,6 +19,10 @@ type Identity struct {
 	Name     string
 	Root     string // subtree of the export that the user sees; "" or "/": all
 	ReadOnly bool
+
+	RunAs        uint8       // whose rights decide; RunAsDaemon if, and only if, the export has it
+	Account      identity.ID // with RunAsAccount: the user's
+	NoRootSquash bool        // with RunAsCaller: root is root
 }
 
 // Session is what one client has of an export. Handlers run concurrently.
@@ -32,7 +36,8 @@ type Session struct {
 	id       Identity
 	log      *slog.Logger
 	readOnly bool
-	root     *node // the user's root
+	root     *node        // the user's root
+	own      *identity.ID // behind credential 0; nil: the daemon's own rights
 
 	mu      sync.Mutex
 	closed  bool
@@ -43,7 +48,7 @@ type Session struct {
 	next    fsproto.Node // the next number of the server's choice
 	stamp   uint64
 	handles map[fsproto.Handle]*handle
-	creds   map[uint32]bool
+	creds   map[uint32]*identity.ID
 }
 
 // ref is what a session knows of a node. It exists while the session has a
@@ -68,10 +73,14 @@ type number struct {
 // NewSession begins a session of a user. It fails if the user's root does not
 // exist, is no directory, or has a symbolic link in it.
 func (e *Export) NewSession(id Identity) (*Session, error) {
+	own, err := e.ownRights(id)
+	if err != nil {
+		return nil, err
+	}
 	s := &Session{
 		e: e, id: id, log: e.log.With("user", id.Name), readOnly: id.ReadOnly || e.cfg.ReadOnly,
 		refs: make(map[*node]*ref), numbers: make(map[fsproto.Node]*number), next: fsproto.RootNode + 1,
-		handles: make(map[fsproto.Handle]*handle), creds: map[uint32]bool{0: true},
+		handles: make(map[fsproto.Handle]*handle), own: own, creds: map[uint32]*identity.ID{0: own},
 	}
 	var names []string
 	for name := range strings.SplitSeq(id.Root, "/") {
@@ -188,7 +197,7 @@ func (s *Session) end() {
 }
 
 // attach makes a directory below the user's root node 1. EBUSY the second time.
-func (s *Session) attach(_ *rpc.Request, req *fsproto.AttachReq, res *fsproto.AttachRes) error {
+func (s *Session) attach(_ call, req *fsproto.AttachReq, res *fsproto.AttachRes) error {
 	n, err := s.e.descend(s.root, req.Path)
 	if err != nil {
 		if isErrno(err, syscall.ELOOP) {
@@ -204,8 +213,11 @@ func (s *Session) attach(_ *rpc.Request, req *fsproto.AttachReq, res *fsproto.At
 		s.e.release(n)
 		return err
 	}
-	res.Flags, res.RunAs = fsproto.ExportVolatile, fsproto.RunAsDaemon
+	res.Flags, res.RunAs = fsproto.ExportVolatile, s.id.RunAs
 	res.UID, res.GID = uint32(unix.Geteuid()), uint32(unix.Getegid())
+	if s.own != nil {
+		res.UID, res.GID = s.own.UID(), s.own.GID()
+	}
 	if s.readOnly {
 		res.Flags |= fsproto.ExportReadOnly
 	}
@@ -226,21 +238,6 @@ func (s *Session) setTop(n *node) error {
 	s.top = &ref{n: n, main: fsproto.RootNode}
 	s.refs[n] = s.top
 	s.numbers[fsproto.RootNode] = &number{r: s.top}
-	return nil
-}
-
-// cred registers a credential. Where everything is done as the daemon's user it
-// only has to be known.
-func (s *Session) cred(_ *rpc.Request, req *fsproto.CredReq, _ *fsproto.Empty) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if req.ID == 0 {
-		return syscall.EINVAL
-	}
-	if len(s.creds) > MaxCreds && !s.creds[req.ID] {
-		return syscall.ENFILE
-	}
-	s.creds[req.ID] = true
 	return nil
 }
 
@@ -300,7 +297,7 @@ func (s *Session) assign(r *ref, chosen fsproto.Node) {
 
 // forget gives up numbers that no later reply has named. Giving up the number
 // that replies use gives up the client's own numbers for the node with it.
-func (s *Session) forget(_ *rpc.Request, req *fsproto.ForgetReq, _ *fsproto.Empty) error {
+func (s *Session) forget(_ call, req *fsproto.ForgetReq, _ *fsproto.Empty) error {
 	var nodes []*node
 	s.mu.Lock()
 	for _, f := range req.Nodes {

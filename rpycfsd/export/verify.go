@@ -72,7 +72,7 @@ func (s *Session) verify(r *ref, p *beneath.Path) (time.Time, error) {
 	if opens > 0 && !r.n.isDir() {
 		return time.Now(), nil
 	}
-	checked, err := s.locate(r.n, p, 0)
+	checked, err := s.find(r.n, p)
 	if err != nil {
 		if isErrno(err, syscall.ESTALE) {
 			s.log.Info("node is no longer beneath the root", "ino", r.n.id.ino)
@@ -85,6 +85,13 @@ func (s *Session) verify(r *ref, p *beneath.Path) (time.Time, error) {
 	}
 	s.mu.Unlock()
 	return checked, nil
+}
+
+// find is locate with the daemon's rights: whoever uses n need not be able to
+// search the directories above it.
+func (s *Session) find(n *node, p *beneath.Path) (checked time.Time, err error) {
+	s.e.asDaemon(func() { checked, err = s.locate(n, p, 0) })
+	return checked, err
 }
 
 // locate finds out whether n is beneath the root now, and since when that is

@@ -5,7 +5,6 @@ import (
 	"syscall"
 
 	"github.com/rpycfs/rpycfs/fsproto"
-	"github.com/rpycfs/rpycfs/rpc"
 )
 
 // xattrKind says what is done with an extended attribute by its name.
@@ -13,18 +12,22 @@ type xattrKind uint8
 
 const (
 	xattrServed  xattrKind = iota // the kernel decides
-	xattrHidden                   // trusted. and security.: neither shown nor set
+	xattrHidden                   // trusted. and security., by the daemon's rights: neither shown nor set
 	xattrUnknown                  // no name space that is served
 	xattrBad                      // no name at all
 )
 
 // kindOf sorts names of extended attributes. trusted. and security. would be
-// the daemon's privilege, not the user's.
-func kindOf(name string) xattrKind {
+// the daemon's privilege, not the user's; with the rights of others the kernel
+// decides about them too.
+func (e *Export) kindOf(name string) xattrKind {
 	switch {
 	case name == "" || strings.IndexByte(name, 0) >= 0:
 		return xattrBad
 	case strings.HasPrefix(name, "trusted."), strings.HasPrefix(name, "security."):
+		if e.pool != nil {
+			return xattrServed
+		}
 		return xattrHidden
 	case strings.HasPrefix(name, "user."),
 		name == "system.posix_acl_access", name == "system.posix_acl_default":
@@ -35,8 +38,8 @@ func kindOf(name string) xattrKind {
 
 // refuseXattr is the error for names that are not served; hidden is what it is
 // for hidden ones.
-func refuseXattr(name string, hidden syscall.Errno) error {
-	switch kindOf(name) {
+func (e *Export) refuseXattr(name string, hidden syscall.Errno) error {
+	switch e.kindOf(name) {
 	case xattrHidden:
 		return hidden
 	case xattrUnknown:
@@ -70,13 +73,13 @@ func readXattr(read func([]byte) (int, error)) ([]byte, error) {
 	return nil, syscall.E2BIG
 }
 
-func (s *Session) getxattr(_ *rpc.Request, req *fsproto.GetxattrReq, res *fsproto.XattrRes) error {
+func (s *Session) getxattr(_ call, req *fsproto.GetxattrReq, res *fsproto.XattrRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err
 	}
 	defer o.done()
-	if err := refuseXattr(req.Name, syscall.ENODATA); err != nil {
+	if err := s.e.refuseXattr(req.Name, syscall.ENODATA); err != nil {
 		return err
 	}
 	res.Value, err = readXattr(func(b []byte) (int, error) { return o.p.Getxattr(req.Name, b) })
@@ -86,13 +89,13 @@ func (s *Session) getxattr(_ *rpc.Request, req *fsproto.GetxattrReq, res *fsprot
 	return o.attr(&res.Attr)
 }
 
-func (s *Session) setxattr(_ *rpc.Request, req *fsproto.SetxattrReq, res *fsproto.AttrRes) error {
+func (s *Session) setxattr(_ call, req *fsproto.SetxattrReq, res *fsproto.AttrRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err
 	}
 	defer o.done()
-	if err := refuseXattr(req.Name, syscall.EPERM); err != nil {
+	if err := s.e.refuseXattr(req.Name, syscall.EPERM); err != nil {
 		return err
 	}
 	if err := o.p.Setxattr(req.Name, req.Value, int(req.Flags)); err != nil {
@@ -101,13 +104,13 @@ func (s *Session) setxattr(_ *rpc.Request, req *fsproto.SetxattrReq, res *fsprot
 	return o.attr(&res.Attr)
 }
 
-func (s *Session) removexattr(_ *rpc.Request, req *fsproto.RemovexattrReq, res *fsproto.AttrRes) error {
+func (s *Session) removexattr(_ call, req *fsproto.RemovexattrReq, res *fsproto.AttrRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err
 	}
 	defer o.done()
-	if err := refuseXattr(req.Name, syscall.EPERM); err != nil {
+	if err := s.e.refuseXattr(req.Name, syscall.EPERM); err != nil {
 		return err
 	}
 	if err := o.p.Removexattr(req.Name); err != nil {
@@ -117,7 +120,7 @@ func (s *Session) removexattr(_ *rpc.Request, req *fsproto.RemovexattrReq, res *
 }
 
 // listxattr lists the names that getxattr would answer.
-func (s *Session) listxattr(_ *rpc.Request, req *fsproto.NodeReq, res *fsproto.ListxattrRes) error {
+func (s *Session) listxattr(_ call, req *fsproto.NodeReq, res *fsproto.ListxattrRes) error {
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err
@@ -128,7 +131,7 @@ func (s *Session) listxattr(_ *rpc.Request, req *fsproto.NodeReq, res *fsproto.L
 		return err
 	}
 	for name := range strings.SplitSeq(string(list), "\x00") {
-		if kindOf(name) == xattrServed {
+		if s.e.kindOf(name) == xattrServed {
 			res.Names = append(res.Names, name)
 		}
 	}

@@ -236,7 +236,7 @@ func TestSideBySide(t *testing.T) {
 		ops = n
 	}
 	dir := t.TempDir()
-	must(t, os.Chmod(dir, 0o1777))
+	must(t, unix.Chmod(dir, 0o1777))
 	must(t, os.Chmod(filepath.Dir(dir), 0o755))
 	const users, workers = 4, 3
 	var done atomic.Int64

@@ -13,8 +13,9 @@
 // No lock is held while a call is made, with one exception: reads of one open
 // directory wait for each other under its own lock, which nothing else takes.
 // Requests of different files never wait for each other here. Notifications to
-// the kernel are sent by the notifier's goroutine only: from inside a request
-// the kernel may wait for that very request to end.
+// the kernel are sent by the notifier's goroutine, because from inside a request
+// the kernel may wait for that very request to end; coherence.go says where it
+// cannot, and why they are sent from there.
 //
 // # Interrupts
 //

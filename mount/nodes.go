@@ -17,6 +17,8 @@ type node struct {
 	// the node or, for a directory, its entries.
 	changed uint64
 
+	seen seen // what the kernel has of the node
+
 	// For finding the node again at a restarted daemon. Parent and name are
 	// hints: the file may have been renamed elsewhere or have other names.
 	handle fsproto.FileHandle

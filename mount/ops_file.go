@@ -51,9 +51,9 @@ func kernelFlags(flags uint32) (out uint32) {
 
 // opened records an open file and fills in what the kernel is told.
 func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, out *fuse.OpenOut) {
-	fs.handles.addFile(h, &file{node: node})
 	out.Fh = uint64(h)
 	out.OpenFlags = kernelFlags(flags)
+	fs.handles.addFile(h, &file{node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0})
 }
 
 // Open opens a file that the kernel knows.
@@ -74,6 +74,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	if !st.Ok() {
 		return st
 	}
+	fs.refresh(req.Node, &res.Attr)
 	fs.opened(req.Handle, req.Node, in.Flags, out)
 	return fuse.OK
 }
@@ -133,6 +134,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 // Read reads from the connection straight into the buffer that go-fuse writes
 // to the kernel.
 func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	fs.nodes.reading(fsproto.Node(in.NodeId))
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
 	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}
 	var res fsproto.AttrRes
@@ -168,7 +170,10 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	if n == 0 && err != nil {
 		return 0, errno(err)
 	}
-	if at != in.Offset && n > 0 {
+	switch {
+	case f.direct && req.Flags&fsproto.WriteAppend != 0:
+		fs.drop(f.node) // the kernel is about to move the end of the file
+	case at != in.Offset && n > 0:
 		fs.notices.invalidate(f.node) // somebody else's data lies where the kernel put this
 	}
 	return n, fuse.OK

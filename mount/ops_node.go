@@ -59,6 +59,7 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Nod
 		return fuse.EIO // not the daemon's to give, or go-fuse's own
 	}
 	fs.nodes.note(e, parent, name)
+	fs.show(e.Node, &e.Attr)
 	fs.fillEntry(out, e, 0)
 	return fuse.OK
 }
@@ -81,6 +82,7 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
+	fs.show(req.Node, &res.Attr)
 	fs.fillAttrOut(out, &res.Attr)
 	return fuse.OK
 }
@@ -95,6 +97,7 @@ func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut
 	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
+	fs.show(req.Node, &res.Attr)
 	fs.fillStatx(&out.Statx, &res.Attr)
 	out.SetTimeout(fs.cfg.AttrTimeout)
 	return fuse.OK
@@ -131,6 +134,9 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 	fs.nodes.touch(req.Node)
 	if !st.Ok() {
 		return st
+	}
+	if req.Mask&fsproto.SetSize == 0 {
+		fs.show(req.Node, &res.Attr)
 	}
 	fs.fillAttrOut(out, &res.Attr)
 	return fuse.OK

@@ -21,7 +21,7 @@ func TestOpenReplaced(t *testing.T) {
 		return
 	}
 	w, reader, other := twoMounts(t)
-	opens := times(t, "RPYCFS_OPENS", 4000) / 2
+	opens := times(t, "RPYCFS_OPENS", 2000) / 2
 	for where, dir := range map[string]string{"server": w.export, "mount": other} {
 		t.Run(where, func(t *testing.T) {
 			name := "/replaced-" + where

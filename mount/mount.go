@@ -5,7 +5,8 @@
 // # What is cached
 //
 // Nothing in this process but which nodes the kernel knows (nodeTable), what is
-// open (handleTable) and the page of a listing that was fetched last (page).
+// open (handleTable), the page of a listing that was fetched last (page), and
+// which names others have changed lately (hotNames).
 // The kernel keeps entries, attributes and data for the time-outs of Config.
 //
 // # Locks
@@ -78,6 +79,7 @@ type FS struct {
 	handles *handleTable
 	forgets *forgetQueue
 	notices *notifier
+	hot     *hotNames
 
 	lastNode   atomic.Uint64 // node numbers chosen by the client so far
 	lastHandle atomic.Uint64 // handle numbers used so far
@@ -107,6 +109,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		nodes:         newNodeTable(),
 		handles:       newHandleTable(),
 		notices:       newNotifier(cfg.Logger),
+		hot:           newHotNames(),
 	}
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")

@@ -102,6 +102,7 @@ func (fs *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 	if !st.Ok() {
 		return st
 	}
+	fs.hot.made(req.Parent, name, res.Entry.Node)
 	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, name); !st.Ok() {
 		return st
 	}

@@ -43,13 +43,21 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 		return st
 	}
 	if !res.Exists {
-		if fs.cfg.NegativeTimeout < 0 {
+		res.Entry.Node = 0
+	}
+	hot := fs.hot.found(req.Parent, name, res.Entry.Node)
+	if !res.Exists {
+		if fs.cfg.NegativeTimeout < 0 || hot {
 			return fuse.ENOENT
 		}
 		out.SetEntryTimeout(fs.cfg.NegativeTimeout) // with NodeId 0
 		return fuse.OK
 	}
-	return fs.introduce(out, &res.Entry, req.Parent, name)
+	st := fs.introduce(out, &res.Entry, req.Parent, name)
+	if hot {
+		out.SetEntryTimeout(0)
+	}
+	return st
 }
 
 // introduce tells the kernel of a node that a reply has named, and counts the

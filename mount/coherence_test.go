@@ -78,3 +78,39 @@ func TestShow(t *testing.T) {
 		t.Error("newer does not compare with what was told last")
 	}
 }
+
+// TestForgetOvertakes: two calls name a node. The reply to the later one is
+// there and forgotten before the reply to the earlier one: the node stays.
+func TestForgetOvertakes(t *testing.T) {
+	fs := &FS{nodes: newNodeTable(), naming: newNaming()} // without a daemon to tell
+	earlier := fs.naming.begin()
+	begun := fs.naming.now
+	fs.nodes.note(entry(9, 10), 1, "nine")
+	f, last := fs.nodes.forget(9, 1)
+	if !last {
+		t.Fatal("not forgotten")
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- fs.sendForgets(t.Context(), []fsproto.Forgotten{f}) }()
+	for waits := false; !waits; {
+		fs.naming.mu.Lock()
+		waits = fs.naming.now != begun
+		fs.naming.mu.Unlock()
+	}
+	select {
+	case err := <-sent:
+		t.Fatal("sent without waiting: ", err)
+	default:
+	}
+	fs.nodes.note(entry(9, 9), 1, "nine")
+	earlier()
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	if f, last := fs.nodes.forget(9, 1); !last || f.Stamp != 10 {
+		t.Errorf("forgotten later with %+v, %t, want the stamp that was seen", f, last)
+	}
+	if still := fs.nodes.gone([]fsproto.Forgotten{f}); len(still) != 1 {
+		t.Error("a node that nobody has named again is kept")
+	}
+}

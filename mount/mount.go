@@ -77,6 +77,7 @@ type FS struct {
 
 	nodes   *nodeTable
 	handles *handleTable
+	naming  *naming
 	forgets *forgetQueue
 	notices *notifier
 	hot     *hotNames
@@ -108,6 +109,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		runAs:         res.RunAs,
 		nodes:         newNodeTable(),
 		handles:       newHandleTable(),
+		naming:        newNaming(),
 		notices:       newNotifier(cfg.Logger),
 		hot:           newHotNames(),
 	}
@@ -148,9 +150,3 @@ func (fs *FS) newNode() fsproto.Node {
 
 // newHandle returns a number for a handle that is about to be opened.
 func (fs *FS) newHandle() fsproto.Handle { return fsproto.Handle(fs.lastHandle.Add(1)) }
-
-// sendForgets gives nodes up at the daemon. The kernel waits for no answer, so
-// a failure is only logged: the nodes end with the session then.
-func (fs *FS) sendForgets(ctx context.Context, nodes []fsproto.Forgotten) error {
-	return rpc.Call(ctx, fs.peer, fsproto.Forget, &fsproto.ForgetReq{Nodes: nodes}, &fsproto.Empty{})
-}

@@ -131,6 +131,22 @@ func (t *nodeTable) forget(id fsproto.Node, lookups uint64) (f fsproto.Forgotten
 	return fsproto.Forgotten{Node: id, Stamp: n.stamp}, true
 }
 
+// gone returns those that are forgotten still. Another reply may have named one
+// meanwhile; what it forgets later covers this, too.
+func (t *nodeTable) gone(forgotten []fsproto.Forgotten) (still []fsproto.Forgotten) {
+	for _, f := range forgotten {
+		again := false
+		t.update(f.Node, func(n *node) {
+			again = true
+			n.stamp = max(n.stamp, f.Stamp)
+		})
+		if !again {
+			still = append(still, f)
+		}
+	}
+	return still
+}
+
 // len counts the nodes, for tests and status.
 func (t *nodeTable) len() (n int) {
 	for i := range t.shards {

@@ -15,6 +15,7 @@ func makeNode[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc
 	if st := nameStatus(name); !st.Ok() {
 		return st
 	}
+	defer fs.naming.begin()()
 	var res fsproto.CreateNodeRes
 	st := call(fs, cancel, h, op, req, &res)
 	fs.nodes.touch(parent, res.Entry.Node)

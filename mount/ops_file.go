@@ -96,6 +96,7 @@ func (fs *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 		Parent: fsproto.Node(in.NodeId), Name: name, Mode: in.Mode & fsproto.ModePerm, Umask: in.Umask & 0o777,
 		Flags: flags, NewNode: fs.newNode(), Handle: fs.newHandle(),
 	}
+	defer fs.naming.begin()()
 	var res fsproto.CreateRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Create, &req, &res)
 	fs.nodes.touch(req.Parent, res.Entry.Node)
@@ -121,6 +122,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 		Parent: fsproto.Node(in.NodeId), Mode: in.Mode & fsproto.ModePerm, Umask: in.Umask & 0o777,
 		Flags: flags, NewNode: fs.newNode(), Handle: fs.newHandle(),
 	}
+	defer fs.naming.begin()()
 	var res fsproto.CreateRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Tmpfile, &req, &res); !st.Ok() {
 		return st

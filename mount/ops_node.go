@@ -37,6 +37,7 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	if st := nameStatus(name); !st.Ok() {
 		return st
 	}
+	defer fs.naming.begin()()
 	req := fsproto.LookupReq{Parent: fsproto.Node(h.NodeId), Name: name}
 	var res fsproto.LookupRes
 	if st := call(fs, cancel, h, fsproto.Lookup, &req, &res); !st.Ok() {

@@ -178,6 +178,7 @@ func (p *page) seek(pos uint64) bool {
 // fetch gets the page that starts at pos.
 func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64, plus bool) fuse.Status {
 	p := page{from: pos, plus: plus, clock: fs.nodes.clock.read(), fetched: time.Now()}
+	defer fs.naming.begin()()
 	req := fsproto.ReaddirReq{Handle: fsproto.Handle(in.Fh), Cookie: pos, Size: d.size, Entries: plus}
 	var res fsproto.ReaddirRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Readdir, &req, &res); !st.Ok() {

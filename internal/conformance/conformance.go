@@ -156,6 +156,7 @@ var table = map[string]test{
 	"CreateModes":          {run: createModes},
 	"CreateExclusive":      {run: createExclusive},
 	"OpenErrors":           {run: openErrors},
+	"ErrorOrder":           {run: errorOrder},
 	"OpenTruncate":         {run: openTruncate},
 	"OpenNoFollow":         {run: openNoFollow},
 	"OpenDirectory":        {run: openDirectory},

@@ -6,17 +6,19 @@
 //
 // Nothing in this process but which nodes the kernel knows (nodeTable), what is
 // open (handleTable), the page of a listing that was fetched last (page), who
-// callers are (credentials), what they may do (accessCache) and who has which
-// name (nameMap). The kernel keeps entries, attributes and data for the
-// time-outs of Config; no entries where setRights says so.
+// callers are (credentials), what they may do (accessCache), who has which name
+// (nameMap), and which names others have changed lately (hotNames). The kernel
+// keeps entries, attributes and data for the time-outs of Config; no entries
+// where setRights says so.
 //
 // # Locks
 //
 // No lock is held while a call is made, with one exception: reads of one open
 // directory wait for each other under its own lock, which nothing else takes.
 // Requests of different files never wait for each other here. Notifications to
-// the kernel are sent by the notifier's goroutine only: from inside a request
-// the kernel may wait for that very request to end.
+// the kernel are sent by the notifier's goroutine, because from inside a request
+// the kernel may wait for that very request to end; coherence.go says where it
+// cannot, and why they are sent from there.
 //
 // # Interrupts
 //
@@ -85,8 +87,10 @@ type FS struct {
 	nodes   *nodeTable
 	access  *accessCache
 	handles *handleTable
+	naming  *naming
 	forgets *forgetQueue
 	notices *notifier
+	hot     *hotNames
 
 	lastNode   atomic.Uint64 // node numbers chosen by the client so far
 	lastHandle atomic.Uint64 // handle numbers used so far
@@ -116,7 +120,9 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		nodes:         newNodeTable(),
 		access:        newAccessCache(cfg.AttrTimeout),
 		handles:       newHandleTable(),
+		naming:        newNaming(),
 		notices:       newNotifier(cfg.Logger),
+		hot:           newHotNames(),
 	}
 	if err := fs.ids.try(ctx, &res.Entry.Attr); err != nil {
 		return nil, fmt.Errorf("names of owners: %w", err)
@@ -183,9 +189,3 @@ func (fs *FS) newNode() fsproto.Node {
 
 // newHandle returns a number for a handle that is about to be opened.
 func (fs *FS) newHandle() fsproto.Handle { return fsproto.Handle(fs.lastHandle.Add(1)) }
-
-// sendForgets gives nodes up at the daemon. The kernel waits for no answer, so
-// a failure is only logged: the nodes end with the session then.
-func (fs *FS) sendForgets(ctx context.Context, nodes []fsproto.Forgotten) error {
-	return rpc.Call(ctx, fs.peer, fsproto.Forget, &fsproto.ForgetReq{Nodes: nodes}, &fsproto.Empty{})
-}

@@ -17,6 +17,8 @@ type node struct {
 	// the node or, for a directory, its entries.
 	changed uint64
 
+	seen seen // what the kernel has of the node
+
 	// For finding the node again at a restarted daemon. Parent and name are
 	// hints: the file may have been renamed elsewhere or have other names.
 	handle fsproto.FileHandle
@@ -127,6 +129,22 @@ func (t *nodeTable) forget(id fsproto.Node, lookups uint64) (f fsproto.Forgotten
 	}
 	delete(s.nodes, id)
 	return fsproto.Forgotten{Node: id, Stamp: n.stamp}, true
+}
+
+// gone returns those that are forgotten still. Another reply may have named one
+// meanwhile; what it forgets later covers this, too.
+func (t *nodeTable) gone(forgotten []fsproto.Forgotten) (still []fsproto.Forgotten) {
+	for _, f := range forgotten {
+		again := false
+		t.update(f.Node, func(n *node) {
+			again = true
+			n.stamp = max(n.stamp, f.Stamp)
+		})
+		if !again {
+			still = append(still, f)
+		}
+	}
+	return still
 }
 
 // len counts the nodes, for tests and status.

@@ -75,10 +75,7 @@ func (n *notifier) run() {
 		n.waiting = make(map[fsproto.Node]struct{})
 		n.mu.Unlock()
 		for node := range batch {
-			// ENOENT: the kernel has dropped the inode meanwhile.
-			if st := n.kernel.InodeNotify(uint64(node), 0, 0); !st.Ok() && st != fuse.ENOENT {
-				n.log.Debug("invalidate", "node", uint64(node), "status", st)
-			}
+			n.drop(node, 0)
 		}
 	}
 }

@@ -78,6 +78,11 @@ const (
 // recheckAfter is how long it is believed that a node is beneath the root.
 const recheckAfter = 500 * time.Millisecond
 
+// recheckDirAfter is the same for a directory that something is to be found in:
+// what was looked up a moment ago is then good for the rest of recheckAfter, and
+// not at its end already.
+const recheckDirAfter = recheckAfter / 2
+
 // idleAfter is how long the descriptor of an unused file is kept. It keeps the
 // space of a file that was removed behind our back.
 const idleAfter = 5 * time.Second

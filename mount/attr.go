@@ -97,11 +97,14 @@ func (fs *FS) fillAttrOut(out *fuse.AttrOut, a *fsproto.Attr) {
 	out.SetTimeout(fs.cfg.AttrTimeout)
 }
 
-// fillEntry tells the kernel of a node, valid for the time-outs less age.
-func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, age time.Duration) {
+// fillEntry tells the kernel of a node, valid for the time-outs less age, or for
+// this one request.
+func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, age time.Duration, keep bool) {
 	out.NodeId = uint64(e.Node)
-	out.SetEntryTimeout(max(0, fs.cfg.EntryTimeout-age))
-	out.SetAttrTimeout(max(0, fs.cfg.AttrTimeout-age))
+	if keep {
+		out.SetEntryTimeout(max(0, fs.cfg.EntryTimeout-age))
+		out.SetAttrTimeout(max(0, fs.cfg.AttrTimeout-age))
+	}
 	fs.fillAttr(&out.Attr, &e.Attr)
 }
 

@@ -43,7 +43,7 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 		return st
 	}
 	if !res.Exists {
-		if fs.cfg.NegativeTimeout < 0 {
+		if fs.cfg.NegativeTimeout < 0 || !fs.guard.mayKeep(req.Parent, name) {
 			return fuse.ENOENT
 		}
 		out.SetEntryTimeout(fs.cfg.NegativeTimeout) // with NodeId 0
@@ -59,7 +59,7 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Nod
 		return fuse.EIO // not the daemon's to give, or go-fuse's own
 	}
 	fs.nodes.note(e, parent, name)
-	fs.fillEntry(out, e, 0)
+	fs.fillEntry(out, e, 0, fs.guard.mayKeep(parent, name))
 	return fuse.OK
 }
 

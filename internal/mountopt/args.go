@@ -32,6 +32,7 @@ options:
   knownhosts=FILE    keys of known daemons
   ro, rw             read-only or not
   allow_other        let other users of this machine in
+  nolock             locks are seen by programs of this machine only
   idmap=self|raw     show the daemon's files as yours, or as they are
   uid=N gid=N        show everything as this owner or group
   umask=OCTAL        replace the permission bits that are shown

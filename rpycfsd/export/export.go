@@ -24,7 +24,10 @@
 //
 // In order: Session.mu, Export.mu. Both guard memory only: no system call is
 // made under them. handle.pos orders the calls that move an open file's position
-// (appends, seeks, listings) and is held across them, alone.
+// (appends, seeks, listings) and is held across them, alone. lockTable.mu is one
+// file's: it is held across the calls that lock the file in the kernel, which do
+// not wait. Under it Export.mu, sessionLocks.mu and lockGraph.mu are taken, alone
+// and for memory only; it is never taken under any other.
 package export
 
 import (
@@ -86,8 +89,11 @@ type Export struct {
 	rootDir *beneath.File // an open file of the mount, for kernel handles
 	root    *node
 
-	handles    atomic.Int64 // open files of all sessions
+	handles    atomic.Int64 // open files of all sessions, descriptions for locks among them
 	maxHandles int64
+
+	foreign   atomic.Int64 // queued locks that local programs are in the way of
+	lockGraph lockGraph
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -109,6 +115,7 @@ func Open(cfg Config) (*Export, error) {
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
 		nodes: make(map[ident]*node), stop: make(chan struct{}),
+		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

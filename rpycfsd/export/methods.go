@@ -48,7 +48,7 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, *rpc.Request, *
 	}
 }
 
-// methods holds the handler of every operation of fsproto.
+// methods holds the handler of every operation of fsproto that clients call.
 var methods = []method{
 	define(fsproto.Attach, (*Session).attach),
 	define(fsproto.Resolve, (*Session).resolve),
@@ -71,6 +71,9 @@ var methods = []method{
 	define(fsproto.Lseek, (*Session).lseek),
 	define(fsproto.CopyFileRange, (*Session).copyFileRange),
 	define(fsproto.Tmpfile, (*Session).tmpfile),
+	define(fsproto.Getlk, (*Session).getlk),
+	define(fsproto.Setlk, (*Session).setlk),
+	define(fsproto.Cancellk, (*Session).cancellk),
 	define(fsproto.Opendir, (*Session).opendir),
 	define(fsproto.Readdir, (*Session).readdir),
 	define(fsproto.Mkdir, (*Session).mkdir),

@@ -44,6 +44,8 @@ type Session struct {
 	stamp   uint64
 	handles map[fsproto.Handle]*handle
 	creds   map[uint32]bool
+
+	locks sessionLocks
 }
 
 // ref is what a session knows of a node. It exists while the session has a
@@ -73,6 +75,7 @@ func (e *Export) NewSession(id Identity) (*Session, error) {
 		refs: make(map[*node]*ref), numbers: make(map[fsproto.Node]*number), next: fsproto.RootNode + 1,
 		handles: make(map[fsproto.Handle]*handle), creds: map[uint32]bool{0: true},
 	}
+	s.locks.init(e)
 	var names []string
 	for name := range strings.SplitSeq(id.Root, "/") {
 		if name != "" {
@@ -157,6 +160,7 @@ func (s *Session) Close() {
 	clear(s.handles)
 	idle := s.calls == 0
 	s.mu.Unlock()
+	s.locks.close()
 	for _, h := range closing {
 		s.finish(h)
 	}

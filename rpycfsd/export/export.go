@@ -58,6 +58,9 @@ type Config struct {
 	// eighth of RLIMIT_NOFILE; all sessions together get a quarter. An open file
 	// takes two descriptors.
 	MaxHandles int
+	// MaxLocks bounds the ranges that one session has locked, and those that all
+	// have on one file, default DefaultLocks.
+	MaxLocks int
 	// Descriptors bounds the cache of descriptors to nodes that no call uses,
 	// default a quarter of RLIMIT_NOFILE, at most MaxDescriptors.
 	Descriptors int
@@ -66,6 +69,7 @@ type Config struct {
 // Limits and their defaults.
 const (
 	DefaultNodes   = 1 << 20 // nodes of one session, some 400 bytes each
+	DefaultLocks   = 16384   // locked ranges of one session
 	MaxDescriptors = 16384   // cached descriptors
 	MaxCreds       = 1024    // credentials of one session
 )
@@ -111,6 +115,7 @@ func Open(cfg Config) (*Export, error) {
 	}
 	cfg.MaxNodes = cmp.Or(cfg.MaxNodes, DefaultNodes)
 	cfg.MaxHandles = cmp.Or(cfg.MaxHandles, limit/8)
+	cfg.MaxLocks = cmp.Or(cfg.MaxLocks, DefaultLocks)
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),

@@ -58,7 +58,7 @@ func (l *sessionLocks) setPeer(p *rpc.Peer) {
 func (l *sessionLocks) addRanges(n int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n > 0 && l.ranges+n > maxLocks {
+	if n > 0 && l.ranges+n > l.e.cfg.MaxLocks {
 		return false
 	}
 	l.ranges += n

@@ -10,11 +10,9 @@ import (
 	"github.com/rpycfs/rpycfs/fsproto"
 )
 
-// Limits of locks. Beyond them the answer is ENOLCK.
-const (
-	maxLocks     = 16384 // ranges of one session, and of all on one file
-	maxLockWaits = 1024  // queued or not yet told, of one session and of one file
-)
+// maxLockWaits bounds the locks that are queued, or that the client has not been
+// told of, of one session and on one file. Beyond it the answer is ENOLCK.
+const maxLockWaits = 1024
 
 // Locks of local programs end without a word. What waits for one asks again
 // after a while, at first soon.
@@ -139,7 +137,7 @@ func (t *lockTable) attempt(q *lockWant) (blocker *lockOwner, weaker bool, err e
 	}
 	next := o.ranges.set(q.lockRange, q.lock)
 	grown := len(next) - len(o.ranges)
-	if grown > 0 && (t.ranges+grown > maxLocks || !q.key.s.locks.addRanges(grown)) {
+	if grown > 0 && (t.ranges+grown > t.e.cfg.MaxLocks || !q.key.s.locks.addRanges(grown)) {
 		t.vacate(o)
 		return nil, false, syscall.ENOLCK
 	}

@@ -218,6 +218,9 @@ func (g *lockGraph) add(w *lockWait, blocker *lockOwner) error {
 
 // reaches follows the edges; mu is held.
 func (g *lockGraph) reaches(from, to lockKey) bool {
+	if len(g.edges[from]) == 0 {
+		return false // as nearly always
+	}
 	seen := map[lockKey]bool{from: true}
 	for todo := []lockKey{from}; len(todo) > 0 && len(seen) < maxLockChain; todo = todo[1:] {
 		for _, next := range g.edges[todo[0]] {

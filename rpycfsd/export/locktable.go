@@ -287,9 +287,17 @@ func (t *lockTable) unhung(w *lockWait) {
 // makes let go.
 func (t *lockTable) wake(o *lockOwner) {
 	for queue := []*lockOwner{o}; len(queue) > 0; queue = queue[1:] {
-		blocked := queue[0].blocked
-		queue[0].blocked = nil
-		queue = append(queue, t.tryAgain(blocked)...)
+		o := queue[0]
+		var free, blocked []*lockWait
+		for _, w := range o.blocked {
+			if _, still := o.ranges.conflict(w.lockRange); still {
+				blocked = append(blocked, w)
+			} else {
+				free = append(free, w)
+			}
+		}
+		o.blocked = blocked
+		queue = append(queue, t.tryAgain(free)...)
 	}
 }
 

@@ -9,16 +9,16 @@ import (
 // Kinds of Lock. Posix and OFD locks exclude each other range by range; flock
 // locks cover the whole file and know nothing of the other two, as in Linux.
 const (
-	LockPosix uint8 = 1 + iota // fcntl(2) F_SETLK: a process owns it
-	LockOFD                    // fcntl(2) F_OFD_SETLK: an open file owns it
-	LockFlock                  // flock(2): an open file owns it
+	LockPosix uint8 = iota // fcntl(2) F_SETLK: a process owns it
+	LockOFD                // fcntl(2) F_OFD_SETLK: an open file owns it
+	LockFlock              // flock(2): an open file owns it
 )
 
 // Types of Lock.
 const (
-	LockRead   uint8 = 1 + iota // shared
-	LockWrite                   // exclusive
-	LockUnlock                  // none
+	LockRead   uint8 = iota // shared
+	LockWrite               // exclusive
+	LockUnlock              // none
 )
 
 // LockEnd is the last offset that a lock can cover: beyond any file's end.
@@ -48,7 +48,7 @@ func (l *Lock) Fields(c *rpc.Codec) {
 	c.U64(&l.Start)
 	c.U64(&l.End)
 	c.U32(&l.PID)
-	if l.Kind < LockPosix || l.Kind > LockFlock || l.Type < LockRead || l.Type > LockUnlock || l.Start > l.End || l.End > LockEnd {
+	if l.Kind > LockFlock || l.Type > LockUnlock || l.Start > l.End || l.End > LockEnd {
 		c.Fail(rpc.ErrValue)
 	}
 }
@@ -96,26 +96,19 @@ func (m *SetlkReq) Fields(c *rpc.Codec) {
 	c.U64(&m.Wait)
 }
 
-// What became of a lock, in SetlkRes.
-const (
-	LockGranted uint8 = iota
-	LockQueued        // lk_granted will tell
-	LockRefused       // another lock is in the way
-)
-
-// SetlkRes tells what became of the lock. Holder is as in GetlkRes.
+// SetlkRes tells what became of the lock: it is set, or queued until lk_granted
+// tells, or refused because another is in the way. Holder is as in GetlkRes.
 type SetlkRes struct {
-	Status uint8
-	Holder Lock // with LockRefused
+	Queued  bool
+	Refused bool
+	Holder  Lock // with Refused
 }
 
 // Fields lists the fields of m.
 func (m *SetlkRes) Fields(c *rpc.Codec) {
-	c.U8(&m.Status)
-	if m.Status > LockRefused {
-		c.Fail(rpc.ErrValue)
-	}
-	if m.Status == LockRefused {
+	c.Bool(&m.Queued)
+	c.Bool(&m.Refused)
+	if m.Refused {
 		m.Holder.Fields(c)
 	}
 }

@@ -78,7 +78,7 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 		switch {
 		case err != nil:
 			return errno(err)
-		case res.Status != fsproto.LockRefused:
+		case !res.Refused:
 			granted = true
 			return fs.refresh(ctx, node)
 		case time.Now().After(deadline) || !fs.locks.awaitClosing(ctx, node, &res.Holder, again):
@@ -169,7 +169,7 @@ func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn,
 	number, told := fs.callbacks.wait()
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l, Wait: number}
 	res, err := fs.setlk(ctx, &req)
-	if err != nil || res.Status == fsproto.LockGranted {
+	if err != nil || !res.Queued {
 		fs.callbacks.forget(number)
 		return err
 	}

@@ -69,12 +69,12 @@ func (t *lockTable) setlk(q *lockWant, req *fsproto.SetlkReq, res *fsproto.Setlk
 	}
 	switch {
 	case !isErrno(err, syscall.EAGAIN):
-		return err // nil: LockGranted
+		return err // nil: it is set
 	case req.Wait != 0:
-		res.Status = fsproto.LockQueued
+		res.Queued = true
 		return t.enqueue(q, req.Wait, blocker)
 	}
-	res.Status, res.Holder = fsproto.LockRefused, t.holder(q)
+	res.Refused, res.Holder = true, t.holder(q)
 	return nil
 }
 

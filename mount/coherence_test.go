@@ -33,13 +33,15 @@ func TestHotNames(t *testing.T) {
 	}
 }
 
-// told collects notifications.
+// notices collects notifications of inodes.
 type notices []int64
 
 func (k *notices) InodeNotify(_ uint64, off, _ int64) fuse.Status {
 	*k = append(*k, off)
 	return fuse.OK
 }
+
+func (k *notices) EntryNotify(uint64, string) fuse.Status { return fuse.OK }
 
 // TestShow: pages are dropped before the kernel is told of another state of a
 // file, if it may have any.

@@ -65,12 +65,16 @@ type Config struct {
 	Fusermount bool    // mount through fusermount3, as ordinary users must
 	ReadAhead  int     // KiB that the kernel reads ahead; 0: 8 MiB
 
+	// Callbacks answers the calls of the daemon on this session. nil: locks are
+	// the local kernel's alone, and nobody else sees them.
+	Callbacks *Callbacks
+
 	Logger *slog.Logger // nil: slog.Default
 }
 
 // FS answers the kernel's requests. All its methods may be called concurrently.
 type FS struct {
-	fuse.RawFileSystem // answers ENOSYS to what is not implemented: locks, until they are
+	fuse.RawFileSystem // answers ENOSYS to what is not implemented
 	cfg                Config
 	peer               *rpc.Peer
 	log                *slog.Logger
@@ -91,6 +95,10 @@ type FS struct {
 	forgets *forgetQueue
 	notices *notifier
 	hot     *hotNames
+
+	callbacks *Callbacks  // nil, with locks and guard, where locks are local
+	locks     *lockKeeper // who may have locks at the daemon
+	guard     *guard      // of names beside locked files
 
 	lastNode   atomic.Uint64 // node numbers chosen by the client so far
 	lastHandle atomic.Uint64 // handle numbers used so far
@@ -128,6 +136,12 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		return nil, fmt.Errorf("names of owners: %w", err)
 	}
 	fs.setRights()
+	if cfg.Callbacks != nil {
+		fs.callbacks = cfg.Callbacks
+		fs.guard = newGuard(max(cfg.EntryTimeout, cfg.AttrTimeout, cfg.NegativeTimeout))
+		fs.locks = newLockKeeper(fs.guard)
+		fs.callbacks.serve(fs.locksLost)
+	}
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")
 	return fs, nil
@@ -175,9 +189,25 @@ func (fs *FS) Init(s *fuse.Server) { fs.notices.start(s) }
 
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
+	if fs.locks != nil {
+		fs.locks.stop()
+	}
 	fs.notices.stop()
 	fs.forgets.stop()
 	fs.creds.stop()
+}
+
+// locksLost is told of handles that have lost their locks: what the kernel has
+// cached must not serve them any more. Whatever is asked of the daemon through
+// them fails there.
+func (fs *FS) locksLost(handles []fsproto.Handle) {
+	for _, h := range handles {
+		if f := fs.handles.file(uint64(h)); f != nil {
+			fs.locks.lost(f.node, h)
+			fs.notices.invalidate(f.node)
+			fs.log.Warn("the session was away too long: a file has lost its locks, and fails from now on", "node", uint64(f.node))
+		}
+	}
 }
 
 func (fs *FS) String() string { return "rpycfs" }

@@ -97,10 +97,14 @@ func (t *nodeTable) changedSince(id fsproto.Node, then uint64) (changed bool) {
 // inoOfParent returns the inode number of the directory that the node was last
 // seen in, or 0.
 func (t *nodeTable) inoOfParent(id fsproto.Node) (ino uint64) {
-	var parent fsproto.Node
-	t.update(id, func(n *node) { parent = n.parent })
-	t.update(parent, func(n *node) { ino = n.ino })
+	t.update(t.parentOf(id), func(n *node) { ino = n.ino })
 	return ino
+}
+
+// parentOf returns the directory that the node was last seen in, or 0.
+func (t *nodeTable) parentOf(id fsproto.Node) (parent fsproto.Node) {
+	t.update(id, func(n *node) { parent = n.parent })
+	return parent
 }
 
 // update calls f for a known node, under its lock.

@@ -12,6 +12,7 @@ import (
 // kernel is the part of fuse.Server that sends notifications.
 type kernel interface {
 	InodeNotify(node uint64, off, length int64) fuse.Status
+	EntryNotify(parent uint64, name string) fuse.Status
 }
 
 // notifier tells the kernel that what it holds of a node is out of date. It has

@@ -38,12 +38,12 @@ func openFlags(flags uint32) (uint32, fuse.Status) {
 // kernelFlags says how the kernel shall treat an open file.
 //
 // Appending goes around its cache: the kernel would place the data by the size
-// that it remembers. Without write access there is nothing to flush.
-func kernelFlags(flags uint32) (out uint32) {
+// that it remembers. Without write access there is nothing to flush but locks.
+func (fs *FS) kernelFlags(flags uint32) (out uint32) {
 	if flags&(syscall.O_APPEND|syscall.O_DIRECT) != 0 {
 		out |= fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	}
-	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
+	if flags&syscall.O_ACCMODE == syscall.O_RDONLY && fs.locks == nil {
 		out |= fuse.FOPEN_NOFLUSH
 	}
 	return out
@@ -52,7 +52,7 @@ func kernelFlags(flags uint32) (out uint32) {
 // opened records an open file and fills in what the kernel is told.
 func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, out *fuse.OpenOut) {
 	out.Fh = uint64(h)
-	out.OpenFlags = kernelFlags(flags)
+	out.OpenFlags = fs.kernelFlags(flags)
 	fs.handles.addFile(h, &file{node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0})
 }
 
@@ -243,10 +243,6 @@ func writeFlags(in *fuse.WriteIn) (out uint32) {
 	return out
 }
 
-// Flush is close(2) on one descriptor. There is nothing to report: each write
-// was answered when the daemon's kernel had taken it.
-func (fs *FS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.OK }
-
 // Fsync waits until the file is on the daemon's disk.
 func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	req := fsproto.FsyncReq{Handle: fsproto.Handle(in.Fh), DataOnly: in.FsyncFlags&1 != 0}
@@ -256,6 +252,9 @@ func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 // Release closes a file after its last descriptor. Nobody waits for it.
 func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	fs.handles.removeFile(in.Fh)
+	if fs.locks != nil {
+		defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
+	}
 	fs.release(fsproto.Handle(in.Fh))
 }
 

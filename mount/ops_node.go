@@ -67,7 +67,7 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	}
 	hot := fs.hot.found(req.Parent, name, res.Entry.Node)
 	if !res.Exists {
-		if fs.negativeTimeout <= 0 || hot {
+		if fs.negativeTimeout <= 0 || hot || !fs.guard.mayKeep(req.Parent, name) {
 			return fuse.ENOENT
 		}
 		out.SetEntryTimeout(fs.negativeTimeout) // with NodeId 0
@@ -88,7 +88,7 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Nod
 	}
 	fs.nodes.note(e, parent, name)
 	fs.show(e.Node, &e.Attr)
-	fs.fillEntry(out, e, 0)
+	fs.fillEntry(out, e, 0, fs.guard.mayKeep(parent, name))
 	return fuse.OK
 }
 

@@ -92,7 +92,7 @@ func (fs *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.Dir
 		if entry == nil || node == nil {
 			return entry != nil, false // NodeId 0: only the name
 		}
-		fs.fillEntry(entry, node, age)
+		fs.fillEntry(entry, node, age, fs.guard.mayKeep(fsproto.Node(in.NodeId), e.Name))
 		return true, true
 	})
 }

@@ -263,6 +263,10 @@ var table = map[string]test{
 	"XattrSizes":      {run: xattrSizes},
 	"XattrDir":        {run: xattrDir},
 	"IoctlUnknown":    {run: ioctlUnknown},
-	"LocksLocal":      {run: locksLocal},
+	"LockRanges":      {run: lockRanges},
+	"LockErrors":      {run: lockErrors},
+	"LockClose":       {run: lockClose},
+	"LockFlock":       {run: lockFlock},
+	"LockWaits":       {run: lockWaits},
 	"Exec":            {run: execFile},
 }

@@ -23,6 +23,9 @@ var bin string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if len(os.Args) > 1 && os.Args[1] == workerArg {
+		return work(os.Args[2:])
+	}
 	if bin = os.Getenv("RPYCFS_BIN"); bin == "" {
 		dir, err := os.MkdirTemp("", "rpycfs-bin")
 		if err != nil {

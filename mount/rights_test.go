@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/rpycfs/rpycfs/internal/conformance"
 )
 
 // asRoot says whether tests that need processes of several users run. They are
@@ -248,4 +250,31 @@ func (w *world) table(mode, how string, options ...string) {
 			w.Errorf("%s:\n got %+v\nwant %+v", p.name, got, want)
 		}
 	}
+}
+
+// rightsRows are the rows of our table that rights have to do with.
+var rightsRows = []string{
+	"ACL", "Access", "Ch", "Copy", "Create", "Device", "Exec", "Fallocate", "Fifo", "Link", "Mk", "Open", "Rename",
+	"Rmdir", "SetID", "Socket", "Stat", "Symlink", "Times", "Tmpfile", "Truncate", "Umask", "Unlink", "Xattr",
+}
+
+// TestConformanceCaller runs our table as root who is not squashed: everything
+// is as on the server's own disk.
+func TestConformanceCaller(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	w := newWorld(t, "--run-as=caller,no_root_squash")
+	w.mount("/", "dev", "suid")
+	conformance.Run(t, w.point, conformance.All, rightsRows...)
+}
+
+// TestACLs passes ACLs through to a daemon that decides by itself.
+func TestACLs(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w := newWorld(t)
+	w.mount("/", "acl")
+	conformance.Run(t, w.point, conformance.ACLs, "ACL")
 }

@@ -88,7 +88,8 @@ const (
 )
 
 // Bits of Attr.Access: what the asking credential may do. The bits say nothing
-// unless AccessKnown is among them.
+// unless AccessKnown is among them; a reply to access has it and tells about all
+// three rights at once.
 const (
 	AccessExec  uint8 = 1
 	AccessWrite uint8 = 2

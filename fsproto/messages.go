@@ -33,7 +33,8 @@ type AttachReq struct{ Path []string }
 // Fields lists the fields of m.
 func (m *AttachReq) Fields(c *rpc.Codec) { rpc.List(c, &m.Path, MaxPath/2, 5, name) }
 
-// Modes of AttachRes.RunAs: whose rights decide on the server.
+// Modes of AttachRes.RunAs: whose rights decide in this session. A daemon that
+// runs as the caller serves a user whom it does not trust as the account.
 const (
 	RunAsDaemon  uint8 = iota // the daemon's user, for everybody
 	RunAsAccount              // the local account of the authenticated user
@@ -52,7 +53,7 @@ type AttachRes struct {
 	Entry    Entry
 	Flags    uint32 // Export… bits
 	RunAs    uint8
-	UID, GID uint32 // the identity behind credential 0 on the server
+	UID, GID uint32 // the identity behind credential 0 on the server: the daemon, the account, or what root is there
 }
 
 // Fields lists the fields of m.
@@ -105,7 +106,12 @@ func (m *ForgetReq) Fields(c *rpc.Codec) {
 }
 
 // CredReq registers a credential under an ID of the client's choice (not 0),
-// replacing an earlier one. Calls name it; what it is worth the server decides.
+// replacing an earlier one. Calls name it; what it is worth the server decides:
+// something only with RunAsCaller, where user and group 0 become 65534 unless the
+// user has no-root-squash. An id of 2³²−1 is no id (EINVAL). A replacement does not
+// concern calls that are under way, nor open files: what is done through one is
+// done with the rights of the credential that opened it. Credential 0 need not be
+// registered.
 type CredReq struct {
 	ID       uint32
 	UID, GID uint32
@@ -201,7 +207,8 @@ func (m *SetattrReq) Fields(c *rpc.Codec) {
 }
 
 // AccessReq asks whether the caller's credential may do all of Mask (bits
-// AccessExec, AccessWrite, AccessRead; 0 asks for existence). EACCES if not.
+// AccessExec, AccessWrite, AccessRead; 0 asks for existence). EACCES if not. The
+// reply tells of all three rights, whatever Mask is (Attr.Access).
 type AccessReq struct {
 	Node Node
 	Mask uint8

@@ -16,8 +16,8 @@ const (
 	OpenDataSync  uint32 = 1 << 6 // O_DSYNC
 	OpenDirect    uint32 = 1 << 7
 	OpenNoAtime   uint32 = 1 << 8
-	OpenDir       uint32 = 1 << 9 // O_DIRECTORY
-	OpenExec      uint32 = 1 << 10
+	OpenDir       uint32 = 1 << 9  // O_DIRECTORY
+	OpenExec      uint32 = 1 << 10 // for execve(2): with OpenRead alone, the right to execute is enough
 	OpenKillPriv  uint32 = 1 << 11 // with OpenTruncate: drop set-id bits as a write does
 	openFlags            = 1<<12 - 1
 )

@@ -45,6 +45,8 @@ func TestPasswd(t *testing.T) {
 		{"", []string{"-a", "bob", "--keep-password", "--no-read-only", "--root=", "--key", public, "--authorized-keys", "/x/keys"},
 			"alice password\nbob password keys=1 authorized-keys=/x/keys trusted\n"},
 		{"other", []string{"-a", "bob", "--key", public, "--authorized-keys="}, "alice password\nbob password keys=1 trusted\n"},
+		{"", []string{"-a", "bob", "--keep-password", "--no-root-squash"}, "alice password\nbob password keys=1 trusted no-root-squash\n"},
+		{"", []string{"-a", "bob", "--keep-password", "--no-no-root-squash"}, "alice password\nbob password keys=1 trusted\n"},
 		{"", []string{"-d", "alice"}, "bob password keys=1 trusted\n"},
 		{"", []string{"-a", "carol", "--keep-password", "--key", public}, "bob password keys=1 trusted\ncarol keys=1\n"},
 	} {

@@ -30,6 +30,7 @@ type env struct {
 	e      *Export
 	s      *Session
 	client *rpc.Peer
+	cred   uint32 // that calls are made with
 }
 
 var lastNumber atomic.Uint64
@@ -108,7 +109,8 @@ func do[Req, Res any](v *env, op *rpc.Op[Req, Res], req Req) Res {
 
 // try makes a call.
 func try[Req, Res any](v *env, op *rpc.Op[Req, Res], req Req) (res Res, err error) {
-	return res, rpc.Call(context.Background(), v.client, op, &req, &res)
+	_, err = rpc.CallWith(context.Background(), v.client, op, &req, &res, rpc.Extra{Cred: v.cred})
+	return res, err
 }
 
 // fail makes a call that must fail with errno.
@@ -153,12 +155,12 @@ func (v *env) read(h fsproto.Handle, off uint64, n int) ([]byte, error) {
 	var res fsproto.AttrRes
 	buf := make([]byte, n)
 	m, err := rpc.CallWith(context.Background(), v.client, fsproto.Read,
-		&fsproto.ReadReq{Handle: h, Offset: off, Size: uint32(n)}, &res, rpc.Extra{Into: buf})
+		&fsproto.ReadReq{Handle: h, Offset: off, Size: uint32(n)}, &res, rpc.Extra{Into: buf, Cred: v.cred})
 	return buf[:m], err
 }
 
 func (v *env) write(req fsproto.WriteReq, data string) (res fsproto.WriteRes, err error) {
-	_, err = rpc.CallWith(context.Background(), v.client, fsproto.Write, &req, &res, rpc.Extra{Data: []byte(data)})
+	_, err = rpc.CallWith(context.Background(), v.client, fsproto.Write, &req, &res, rpc.Extra{Data: []byte(data), Cred: v.cred})
 	return res, err
 }
 

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -188,29 +189,7 @@ func TestSetattr(t *testing.T) {
 func TestSetID(t *testing.T) {
 	v := newEnv(t, Config{}, Identity{}, tree)
 	file := v.lookup("file").Node
-	for name, change := range map[string]func(h fsproto.Handle) error{
-		"write": func(h fsproto.Handle) error { _, err := v.write(fsproto.WriteReq{Handle: h}, "x"); return err },
-		"append": func(h fsproto.Handle) error {
-			_, err := v.write(fsproto.WriteReq{Handle: h, Flags: fsproto.WriteAppend}, "x")
-			return err
-		},
-		"truncate": func(fsproto.Handle) error {
-			_, err := try(v, fsproto.Setattr, fsproto.SetattrReq{Node: file, Mask: fsproto.SetSize})
-			return err
-		},
-		"ftruncate": func(h fsproto.Handle) error {
-			_, err := try(v, fsproto.Setattr, fsproto.SetattrReq{Node: file, Handle: h, Mask: fsproto.SetSize | fsproto.SetKillPriv})
-			return err
-		},
-		"open": func(fsproto.Handle) error {
-			v.release(v.open(file, fsproto.OpenTruncate|fsproto.OpenWrite))
-			return nil
-		},
-		"fallocate": func(h fsproto.Handle) error {
-			_, err := try(v, fsproto.Fallocate, fsproto.FallocateReq{Handle: h, Length: 10})
-			return err
-		},
-	} {
+	for name, change := range v.changes(file) {
 		must(t, unix.Chmod(v.path("file"), 0o6755))
 		h := v.open(file, fsproto.OpenReadWrite)
 		must(t, change(h))
@@ -232,6 +211,49 @@ func TestSetID(t *testing.T) {
 	sub := do(v, fsproto.Mkdir, fsproto.MkdirReq{Parent: dir, Name: "sub", Mode: 0o4777, NewNode: newNode()})
 	if sub.Entry.Attr.Mode != fsproto.ModeDir|0o2777 {
 		t.Errorf("inherited mode %o", sub.Entry.Attr.Mode)
+	}
+}
+
+// changes are the ways to change what is in a file, h being it open for writing.
+func (v *env) changes(file fsproto.Node) map[string]func(h fsproto.Handle) error {
+	return map[string]func(h fsproto.Handle) error{
+		"write": func(h fsproto.Handle) error { _, err := v.write(fsproto.WriteReq{Handle: h}, "x"); return err },
+		"append": func(h fsproto.Handle) error {
+			_, err := v.write(fsproto.WriteReq{Handle: h, Flags: fsproto.WriteAppend}, "x")
+			return err
+		},
+		"truncate": func(fsproto.Handle) error {
+			_, err := try(v, fsproto.Setattr, fsproto.SetattrReq{Node: file, Mask: fsproto.SetSize})
+			return err
+		},
+		"ftruncate": func(h fsproto.Handle) error {
+			_, err := try(v, fsproto.Setattr, fsproto.SetattrReq{Node: file, Handle: h, Mask: fsproto.SetSize})
+			return err
+		},
+		"open": func(fsproto.Handle) error {
+			h := newHandle()
+			_, err := try(v, fsproto.Open, fsproto.OpenReq{Node: file, Handle: h, Flags: fsproto.OpenTruncate | fsproto.OpenWrite})
+			if err == nil {
+				v.release(h)
+			}
+			return err
+		},
+		"fallocate": func(h fsproto.Handle) error {
+			_, err := try(v, fsproto.Fallocate, fsproto.FallocateReq{Handle: h, Length: 10})
+			return err
+		},
+		"copy": func(h fsproto.Handle) error {
+			_, source := v.create("source", fsproto.OpenReadWrite)
+			defer v.release(source)
+			if _, err := v.write(fsproto.WriteReq{Handle: source}, "data"); err != nil {
+				return err
+			}
+			res, err := try(v, fsproto.CopyFileRange, fsproto.CopyReq{From: source, To: h, Length: 4})
+			if err == nil && res.Count != 4 {
+				err = fmt.Errorf("copied %d of 4 bytes", res.Count)
+			}
+			return err
+		},
 	}
 }
 

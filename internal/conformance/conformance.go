@@ -254,6 +254,8 @@ var table = map[string]test{
 	"XattrFlags":      {run: xattrFlags},
 	"XattrSizes":      {run: xattrSizes},
 	"XattrDir":        {run: xattrDir},
+	"XattrTrusted":    {run: xattrTrusted, needs: Owners},
+	"XattrCapability": {run: xattrCapability, needs: Owners},
 	"ACLAccess":       {run: aclAccess, needs: ACLs},
 	"ACLDefault":      {run: aclDefault, needs: ACLs},
 	"IoctlUnknown":    {run: ioctlUnknown},

@@ -50,20 +50,21 @@ func TestCallers(t *testing.T) {
 }
 
 // sideBySide has two users make files of all kinds at the same time.
-// RPYCFS_USER_OPS is how many each.
+// RPYCFS_USER_OPS is how many they make together.
 func sideBySide(w *world, options []string) {
-	ops := "100"
+	ops := 400
 	if v := os.Getenv("RPYCFS_USER_OPS"); v != "" {
-		ops = v
+		ops = int(number(w, v))
 	}
 	w.ok(os.Mkdir(w.export+"/d", 0o777))
 	w.ok(os.Chmod(w.export+"/d", 0o777))
 	var workers []*exec.Cmd
-	for i, p := range []person{games, mail, games, mail} {
+	users := []person{games, mail, games, mail}
+	for i, p := range users {
 		uid, gid := onServer(p, options)
 		w.owned("secret-"+p.name, 0o600, uid, gid)
 		others := "/secret-" + map[string]string{"games": "mail", "mail": "games"}[p.name]
-		cmd := w.worker(p, nil, "make", w.point+"/d", p.name+strconv.Itoa(i), ops, w.point+others)
+		cmd := w.worker(p, nil, "make", w.point+"/d", p.name+strconv.Itoa(i), strconv.Itoa(ops/len(users)), w.point+others)
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 		workers = append(workers, cmd)
 	}

@@ -90,6 +90,8 @@ func testUsers(t testing.TB) *Users {
 
 // testSessions is a Sessions in memory.
 type testSessions struct {
+	refuses error // what Create fails with
+
 	mu       sync.Mutex
 	created  []User
 	sessions map[SessionID]*testSession
@@ -104,6 +106,9 @@ type testSession struct {
 func (s *testSessions) Create(user User, _ net.Addr) (Grant, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refuses != nil {
+		return Grant{}, s.refuses
+	}
 	if s.sessions == nil {
 		s.sessions = make(map[SessionID]*testSession)
 	}

@@ -9,7 +9,9 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,6 +74,22 @@ func TestWrongPassword(t *testing.T) {
 	mustLogin(t, s, c)
 	if asked != 2 {
 		t.Error("a good password was not remembered")
+	}
+}
+
+// TestNoSession: who has logged in and gets no session is told why, as far as
+// that is the client's business.
+func TestNoSession(t *testing.T) {
+	s, sessions := testServer(t)
+	for cause, want := range map[error]error{
+		fmt.Errorf("%w: secret detail", ErrNoAccount): ErrNoAccount,
+		errors.New("secret detail"):                   ErrBusy,
+	} {
+		sessions.refuses = cause
+		_, _, _, clientErr, serverErr := login(t, s, testClient(t))
+		if !errors.Is(clientErr, want) || strings.Contains(clientErr.Error(), "secret") || !errors.Is(serverErr, cause) {
+			t.Errorf("%v: client %v, server %v", cause, clientErr, serverErr)
+		}
 	}
 }
 

@@ -18,7 +18,8 @@ import (
 // Sessions is where a server keeps its sessions. The methods are called from
 // several goroutines.
 type Sessions interface {
-	// Create makes a session for a user who has just logged in.
+	// Create makes a session for a user who has just logged in. ErrNoAccount is
+	// passed on to the client; after any other error it is told to try later.
 	Create(user User, remote net.Addr) (Grant, error)
 	// Secret returns the secret and the user of a session.
 	Secret(id SessionID) (secret Secret, user string, ok bool)

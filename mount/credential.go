@@ -120,19 +120,9 @@ func (c *credentials) of(ctx context.Context, h *fuse.InHeader) (*credential, er
 		}
 		c.see(who, cred)
 	}
-	select {
-	case <-cred.ready:
-	default:
-		select {
-		case <-cred.ready:
-		case <-ctx.Done():
-			cred.release(false)
-			return nil, context.Cause(ctx)
-		}
-	}
-	if cred.err != nil {
+	if err := cred.wait(ctx); err != nil {
 		cred.release(false)
-		return nil, cred.err
+		return nil, err
 	}
 	return cred, nil
 }
@@ -240,6 +230,16 @@ func (c *credentials) register(cred *credential, req *fsproto.CredReq) {
 		c.mu.Unlock()
 	}
 	close(cred.ready)
+}
+
+// wait waits until the credential can be named.
+func (cred *credential) wait(ctx context.Context) error {
+	select {
+	case <-cred.ready:
+		return cred.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // take counts one more call that names the credential, unless its number has

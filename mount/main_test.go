@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +23,9 @@ var bin string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if len(os.Args) > 1 && os.Args[1] == workerArg {
+		return work(os.Args[2:])
+	}
 	if bin = os.Getenv("RPYCFS_BIN"); bin == "" {
 		dir, err := os.MkdirTemp("", "rpycfs-bin")
 		if err != nil {
@@ -56,9 +60,18 @@ type world struct {
 	tmp, export, point, home string
 	address                  string // host:port of the daemon
 	daemon                   *exec.Cmd
+	inside                   []string // a command that the daemon is started by; may be empty
 }
 
 func newWorld(t *testing.T, daemonArgs ...string) *world {
+	t.Helper()
+	w := emptyWorld(t)
+	w.startDaemon(daemonArgs...)
+	return w
+}
+
+// emptyWorld is a world without a daemon.
+func emptyWorld(t *testing.T) *world {
 	t.Helper()
 	tmp, err := os.MkdirTemp("", "mnt")
 	if err != nil {
@@ -71,7 +84,6 @@ func newWorld(t *testing.T, daemonArgs ...string) *world {
 	}
 	w.ok(os.WriteFile(w.tmp+"/password", []byte(password+"\n"), 0o600))
 	w.ok(os.WriteFile(w.tmp+"/cred", []byte("# test\nusername=foo\npassword="+password+"\n"), 0o600))
-	w.startDaemon(daemonArgs...)
 	return w
 }
 
@@ -99,8 +111,9 @@ var serving = regexp.MustCompile(`address=(\S+)`)
 // startDaemon waits for the line that says where the daemon listens.
 func (w *world) startDaemon(args ...string) {
 	w.Helper()
-	args = append([]string{w.export, "--listen=127.0.0.1:0", "--user=foo", "--password-file=" + w.tmp + "/password", "--state=" + w.tmp + "/state"}, args...)
-	cmd := exec.Command(filepath.Join(bin, "rpycfsd"), args...)
+	args = append([]string{filepath.Join(bin, "rpycfsd"), w.export, "--listen=127.0.0.1:0", "--user=foo", "--password-file=" + w.tmp + "/password", "--state=" + w.tmp + "/state"}, args...)
+	args = slices.Concat(w.inside, args)
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "HOME="+w.home)
 	stderr, err := cmd.StderrPipe()
 	w.ok(err)

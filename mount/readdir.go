@@ -84,10 +84,10 @@ func (fs *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 	})
 }
 
-// ReadDirPlus lists names and tells the kernel of their nodes. It takes a
-// reference to each node in the reply.
+// ReadDirPlus lists names and tells the kernel of their nodes, unless it would
+// not remember them. It takes a reference to each node in the reply.
 func (fs *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return fs.readdir(cancel, in, true, func(e fuse.DirEntry, node *fsproto.Entry, age time.Duration) (added, taken bool) {
+	return fs.readdir(cancel, in, fs.entryTimeout > 0, func(e fuse.DirEntry, node *fsproto.Entry, age time.Duration) (added, taken bool) {
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil || node == nil {
 			return entry != nil, false // NodeId 0: only the name

@@ -176,3 +176,24 @@ func TestOpenFlags(t *testing.T) {
 		t.Error("O_SYNC and O_DSYNC are not told apart")
 	}
 }
+
+// TestNoACL: where the server's file system has no ACLs the kernel, which asks
+// before it checks permissions, hears that the file has none.
+func TestNoACL(t *testing.T) {
+	const unsupported = fuse.Status(syscall.EOPNOTSUPP)
+	for _, c := range []struct {
+		kernelChecks bool
+		attr         string
+		st, want     fuse.Status
+	}{
+		{true, "system.posix_acl_access", unsupported, fuse.ENODATA},
+		{true, "system.posix_acl_default", fuse.EIO, fuse.EIO},
+		{true, "user.x", unsupported, unsupported},
+		{false, "system.posix_acl_access", unsupported, unsupported},
+	} {
+		fs := &FS{kernelChecks: c.kernelChecks}
+		if got := fs.noACL(c.attr, c.st); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -25,10 +27,12 @@ const (
 	Tmpfile
 	// Birth: statx tells the birth time.
 	Birth
+	// ACLs: POSIX access control lists.
+	ACLs
 )
 
 // All features of a plain directory.
-const All = Owners | Devices | Tmpfile | Birth
+const All = Owners | Devices | Tmpfile | Birth | ACLs
 
 // test is one row of the table.
 type test struct {
@@ -44,8 +48,8 @@ type T struct {
 
 // Run runs the table in fresh directories below dir. Rows that need a feature
 // which is not in features are left out, as are those that need root when the
-// caller is not.
-func Run(t *testing.T, dir string, features Feature) {
+// caller is not. If names are given, only the rows whose names begin so are run.
+func Run(t *testing.T, dir string, features Feature, only ...string) {
 	if os.Geteuid() != 0 {
 		features &^= Owners | Devices
 	}
@@ -53,7 +57,7 @@ func Run(t *testing.T, dir string, features Feature) {
 	defer syscall.Umask(old)
 	names := make([]string, 0, len(table))
 	for name, row := range table {
-		if row.needs&^features == 0 {
+		if row.needs&^features == 0 && chosen(name, only) {
 			names = append(names, name)
 		}
 	}
@@ -72,6 +76,10 @@ func Run(t *testing.T, dir string, features Feature) {
 			}
 		})
 	}
+}
+
+func chosen(name string, only []string) bool {
+	return len(only) == 0 || slices.ContainsFunc(only, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 func (t *T) path(name string) string { return filepath.Join(t.dir, name) }
@@ -262,6 +270,10 @@ var table = map[string]test{
 	"XattrFlags":      {run: xattrFlags},
 	"XattrSizes":      {run: xattrSizes},
 	"XattrDir":        {run: xattrDir},
+	"XattrTrusted":    {run: xattrTrusted, needs: Owners},
+	"XattrCapability": {run: xattrCapability, needs: Owners},
+	"ACLAccess":       {run: aclAccess, needs: ACLs},
+	"ACLDefault":      {run: aclDefault, needs: ACLs},
 	"IoctlUnknown":    {run: ioctlUnknown},
 	"LockRanges":      {run: lockRanges},
 	"LockErrors":      {run: lockErrors},

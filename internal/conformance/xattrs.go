@@ -97,3 +97,35 @@ func xattrDir(t *T) {
 		t.Errorf("listed %q", got)
 	}
 }
+
+// xattrTrusted: root may keep attributes that nobody else sees.
+func xattrTrusted(t *T) {
+	p := t.write("f", "")
+	t.ok(unix.Setxattr(p, "trusted.a", []byte("1"), 0))
+	buf := make([]byte, 1000)
+	if n, err := unix.Getxattr(p, "trusted.a", buf); err != nil || string(buf[:n]) != "1" {
+		t.Errorf("%q, %v", buf[:max(n, 0)], err)
+	}
+	if n, err := unix.Listxattr(p, buf); err != nil || !strings.Contains(string(buf[:n]), "trusted.a\x00") {
+		t.Errorf("listed %q, %v", buf[:max(n, 0)], err)
+	}
+	t.ok(unix.Removexattr(p, "trusted.a"))
+}
+
+// xattrCapability: a program's capabilities go when it is written to, even by root.
+func xattrCapability(t *T) {
+	p := t.write("f", "x")
+	caps := make([]byte, 20) // struct vfs_cap_data, little endian
+	caps[3] = 2              // VFS_CAP_REVISION_2
+	caps[5] = 1 << 2         // permitted: CAP_NET_BIND_SERVICE, which is 10
+	t.ok(unix.Setxattr(p, "security.capability", caps, 0))
+	buf := make([]byte, 100)
+	if n, err := unix.Getxattr(p, "security.capability", buf); err != nil || string(buf[:n]) != string(caps) {
+		t.Errorf("%x, %v", buf[:max(n, 0)], err)
+	}
+	f := t.open("f", os.O_WRONLY)
+	_, err := f.Write([]byte("y"))
+	t.ok(err)
+	_, err = unix.Getxattr(p, "security.capability", buf)
+	t.fails(err, syscall.ENODATA)
+}

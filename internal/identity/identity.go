@@ -10,6 +10,10 @@
 // locked one, so that nothing else in the process inherits its rights;
 // TestNothingInherits proves it.
 //
+// Changing credentials makes the process undumpable (prctl(2), PR_SET_DUMPABLE):
+// no core is written, and /proc/PID belongs to root. Its own threads may still use
+// /proc/self, whoever they are.
+//
 // The system calls are raw ones. Those of package syscall would change the
 // credentials of the whole process.
 package identity

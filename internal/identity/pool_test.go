@@ -74,7 +74,7 @@ func (p *Pool) tally() (threads, waiting, crews int) {
 
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); runtime.Gosched() {
+	for end := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("after %v still not: %s", patience, what)
 		}

@@ -28,6 +28,7 @@ type hostile struct {
 	s       *Session
 	peer    *rpc.Peer       // whose locks these are; it never has a connection
 	outside map[uint64]bool // inode numbers
+	creds   []uint32
 
 	mu      sync.Mutex
 	nodes   []fsproto.Node
@@ -128,7 +129,7 @@ func (h *hostile) request(rnd *rand.Rand) {
 	if c, ok := req.(*fsproto.CreateReq); ok {
 		c.NewNode |= fsproto.ClientChosen
 	}
-	r := &rpc.Request{Peer: h.peer, Op: m.op, Data: []byte("ESCAPED")}
+	r := &rpc.Request{Peer: h.peer, Op: m.op, Cred: h.creds[rnd.IntN(len(h.creds))], Data: []byte("ESCAPED")}
 	if m.call(h.s, context.Background(), r, req, res) == nil {
 		h.inspect(m.op.Name, reflect.ValueOf(res).Elem(), rnd)
 		h.mu.Lock()
@@ -138,8 +139,17 @@ func (h *hostile) request(rnd *rand.Rand) {
 }
 
 // TestEscape lets hostile clients do anything while directories are exchanged
-// with symbolic links that lead outside.
+// with symbolic links that lead outside: with the daemon's rights, and as callers
+// whose root is root.
 func TestEscape(t *testing.T) {
+	t.Run("daemon", func(t *testing.T) { escape(t, fsproto.RunAsDaemon, escapeOps) })
+	t.Run("caller", func(t *testing.T) {
+		needRoot(t)
+		escape(t, fsproto.RunAsCaller, escapeOps/8)
+	})
+}
+
+func escape(t *testing.T, runAs uint8, ops int) {
 	base := t.TempDir()
 	inside, outside := filepath.Join(base, "inside"), filepath.Join(base, "outside")
 	t.Cleanup(func() { unlock(base) })
@@ -159,27 +169,29 @@ func TestEscape(t *testing.T) {
 	inodes[inode(t, outside)], inodes[inode(t, base)] = true, true
 	before := attrs(t, outside)
 
-	e := openExport(t, Config{Path: inside, Descriptors: 4})
-	s, err := e.NewSession(Identity{})
+	e := openExport(t, Config{Path: inside, Descriptors: 4, RunAs: runAs})
+	s, err := e.NewSession(Identity{RunAs: runAs, NoRootSquash: true})
 	must(t, err)
 	t.Cleanup(s.Close)
-	h := &hostile{t: t, s: s, peer: rpc.NewPeer(rpc.Config{}), outside: inodes, nodes: make([]fsproto.Node, 32), handles: make([]fsproto.FileHandle, 8), ok: map[string]int{}}
+	h := &hostile{t: t, s: s, peer: rpc.NewPeer(rpc.Config{}), outside: inodes, creds: []uint32{0, 0, 0, 1, 2}, nodes: make([]fsproto.Node, 32), handles: make([]fsproto.FileHandle, 8), ok: map[string]int{}}
 	h.nodes[0] = root
 	for i := range h.handles {
 		h.handles[i] = e.seal(e.root, e.root.id)
 	}
-	m := method{}
-	for _, m = range methods {
-		if m.op == &fsproto.Attach.Info {
-			break
+	honest := func(op *rpc.Info, req, res rpc.Message) {
+		for _, m := range methods {
+			if m.op == op {
+				must(t, m.call(s, context.Background(), &rpc.Request{Op: op}, req, res))
+			}
 		}
 	}
-	must(t, m.call(s, context.Background(), &rpc.Request{Op: m.op}, &fsproto.AttachReq{}, &fsproto.AttachRes{}))
+	honest(&fsproto.Attach.Info, &fsproto.AttachReq{}, &fsproto.AttachRes{})
+	honest(&fsproto.Cred.Info, &fsproto.CredReq{ID: 1, UID: alice, GID: alice}, &fsproto.Empty{})
+	honest(&fsproto.Cred.Info, &fsproto.CredReq{ID: 2, UID: bob, GID: bob}, &fsproto.Empty{})
 
 	var stop atomic.Bool
 	var swapping, working sync.WaitGroup
 	swapping.Go(func() { swap(inside, outside, &stop) })
-	ops := escapeOps
 	if n, err := strconv.Atoi(os.Getenv("RPYCFS_ESCAPE_OPS")); err == nil {
 		ops = n
 	}

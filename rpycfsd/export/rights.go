@@ -63,6 +63,9 @@ func (s *Session) rights(w whose, cred uint32, req any) (*identity.ID, error) {
 			as = h.as
 		}
 	}
+	if as == nil { // it would be the daemon
+		return nil, fmt.Errorf("no identity to act as: %w", syscall.EPERM)
+	}
 	return as, nil
 }
 

@@ -109,6 +109,12 @@ func TestOpener(t *testing.T) {
 	h := r.open(file, fsproto.OpenReadWrite)
 	fail(a, fsproto.Setattr, fsproto.SetattrReq{Node: file, Handle: h, Mask: fsproto.SetSize | fsproto.SetUID, UID: bob}, syscall.EPERM)
 	v.owner("file", alice, common)
+	// An open file that is nobody's is not the daemon's.
+	v.s.mu.Lock()
+	v.s.handles[h].as = nil
+	v.s.mu.Unlock()
+	_, err := r.write(fsproto.WriteReq{Handle: h}, "x")
+	want(t, err, syscall.EPERM)
 }
 
 // TestSetIDKept: set-id bits can be given by those who may, and are inherited.

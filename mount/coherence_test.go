@@ -79,6 +79,34 @@ func TestShow(t *testing.T) {
 	}
 }
 
+// TestOutdated: a removed file is opened by who has just looked it up, or where
+// it is open already.
+func TestOutdated(t *testing.T) {
+	nodes := newNodeTable()
+	nodes.note(entry(9, 1), 1, "nine")
+	age := func(by time.Duration) { nodes.made = nodes.made.Add(-by) }
+	age(time.Hour)
+	if !nodes.outdated(9) {
+		t.Error("known from a listing: not outdated")
+	}
+	nodes.looked(9)
+	if nodes.outdated(9) {
+		t.Error("outdated right after a lookup")
+	}
+	age(justLooked)
+	if !nodes.outdated(9) {
+		t.Error("not outdated long after the lookup")
+	}
+	nodes.opened(9, 1)
+	if nodes.outdated(9) {
+		t.Error("outdated while it is open")
+	}
+	nodes.opened(9, -1)
+	if !nodes.outdated(9) {
+		t.Error("not outdated when it is closed")
+	}
+}
+
 // TestForgetOvertakes: two calls name a node. The reply to the later one is
 // there and forgotten before the reply to the earlier one: the node stays.
 func TestForgetOvertakes(t *testing.T) {

@@ -3,6 +3,7 @@ package mount
 import (
 	"bytes"
 	"sync"
+	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 )
@@ -17,7 +18,9 @@ type node struct {
 	// the node or, for a directory, its entries.
 	changed uint64
 
-	seen seen // what the kernel has of the node
+	seen   seen          // what the kernel has of the node
+	looked time.Duration // when a lookup told of it last, since the table was made
+	opens  int           // open files
 
 	// For finding the node again at a restarted daemon. Parent and name are
 	// hints: the file may have been renamed elsewhere or have other names.
@@ -34,6 +37,7 @@ const nodeShards = 64
 // known to be older.
 type nodeTable struct {
 	clock  clock
+	made   time.Time
 	shards [nodeShards]nodeShard
 }
 
@@ -43,7 +47,7 @@ type nodeShard struct {
 }
 
 func newNodeTable() *nodeTable {
-	t := &nodeTable{}
+	t := &nodeTable{made: time.Now()}
 	for i := range t.shards {
 		t.shards[i].nodes = make(map[fsproto.Node]*node)
 	}
@@ -72,6 +76,24 @@ func (t *nodeTable) note(e *fsproto.Entry, parent fsproto.Node, name string) {
 	if name != "" {
 		n.parent, n.name = parent, name
 	}
+}
+
+// looked notes that a lookup tells the kernel of a node.
+func (t *nodeTable) looked(id fsproto.Node) {
+	t.update(id, func(n *node) { n.looked = time.Since(t.made) })
+}
+
+// opened adds to the number of the node's open files.
+func (t *nodeTable) opened(id fsproto.Node, by int) { t.update(id, func(n *node) { n.opens += by }) }
+
+// justLooked is how long after a lookup an open may come that belongs to it.
+const justLooked = 500 * time.Millisecond
+
+// outdated reports whether an open that comes now found the node by a name that
+// the kernel had in its cache, and by nothing else.
+func (t *nodeTable) outdated(id fsproto.Node) (old bool) {
+	t.update(id, func(n *node) { old = n.opens == 0 && time.Since(t.made)-n.looked > justLooked })
+	return old
 }
 
 // moved updates the hints of a node after a rename.

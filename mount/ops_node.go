@@ -68,6 +68,7 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Nod
 		return fuse.EIO // not the daemon's to give, or go-fuse's own
 	}
 	fs.nodes.note(e, parent, name)
+	fs.nodes.looked(e.Node)
 	fs.show(e.Node, &e.Attr)
 	fs.fillEntry(out, e, 0)
 	return fuse.OK

@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -140,5 +141,65 @@ func TestForgetOvertakes(t *testing.T) {
 	}
 	if still := fs.nodes.gone([]fsproto.Forgotten{f}); len(still) != 1 {
 		t.Error("a node that nobody has named again is kept")
+	}
+}
+
+// fakePruner is a kernel that forgets nodes, or one that knows entries only.
+type fakePruner struct {
+	old   bool
+	nodes map[uint64]bool
+	names map[string]bool
+}
+
+func (p *fakePruner) PruneNotify(nodes []uint64) fuse.Status {
+	if p.old {
+		return fuse.ENOSYS
+	}
+	for _, n := range nodes {
+		p.nodes[n] = true
+	}
+	return fuse.OK
+}
+
+func (p *fakePruner) EntryNotify(_ uint64, name string) fuse.Status {
+	p.names[name] = true
+	return fuse.OK
+}
+
+// TestTrim: what is open stays, and with kernels that know no better so do
+// directories.
+func TestTrim(t *testing.T) {
+	nodes := newNodeTable()
+	for i := range fsproto.Node(1000) {
+		e := entry(i+2, 1)
+		if i == 0 {
+			e.Attr.Mode = fsproto.ModeDir
+		}
+		nodes.note(e, 1, fmt.Sprint(i))
+	}
+	nodes.opened(3, 1)
+	trim := newTrimmer(nodes)
+	k := &fakePruner{nodes: map[uint64]bool{}, names: map[string]bool{}}
+	trim.kernel = k
+	trim.forgetUnused(nodes.unused(2000))
+	if len(k.nodes) != 999 || !k.nodes[2] || k.nodes[3] || len(k.names) != 0 {
+		t.Errorf("%d nodes and %d names forgotten", len(k.nodes), len(k.names))
+	}
+	k.old, k.nodes = true, map[uint64]bool{}
+	trim.forgetUnused(nodes.unused(2000))
+	if len(k.nodes) != 0 || len(k.names) != 998 {
+		t.Errorf("%d nodes and %d names forgotten by an old kernel", len(k.nodes), len(k.names))
+	}
+	if n := len(nodes.unused(100)); n < 100 || n > 100+nodeShards {
+		t.Errorf("%d nodes of 100", n)
+	}
+	trim.limit.Store(1000)
+	trim.check()
+	if len(trim.wake) != 0 {
+		t.Error("trims at the limit")
+	}
+	trim.refused()
+	if len(trim.wake) != 1 || trim.limit.Load() != 750 {
+		t.Errorf("does not trim when the daemon refuses, or to %d", trim.limit.Load())
 	}
 }

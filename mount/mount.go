@@ -79,6 +79,7 @@ type FS struct {
 	handles *handleTable
 	naming  *naming
 	forgets *forgetQueue
+	trimmer *trimmer
 	notices *notifier
 	hot     *hotNames
 
@@ -114,6 +115,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		hot:           newHotNames(),
 	}
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
+	fs.trimmer = newTrimmer(fs.nodes)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")
 	return fs, nil
 }
@@ -133,10 +135,14 @@ func (c *Config) setDefaults() {
 }
 
 // Init is called by go-fuse once the kernel has answered.
-func (fs *FS) Init(s *fuse.Server) { fs.notices.start(s) }
+func (fs *FS) Init(s *fuse.Server) {
+	fs.notices.start(s)
+	fs.trimmer.start(s)
+}
 
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
+	fs.trimmer.stop()
 	fs.notices.stop()
 	fs.forgets.stop()
 }

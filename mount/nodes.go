@@ -3,6 +3,7 @@ package mount
 import (
 	"bytes"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
@@ -13,6 +14,7 @@ type node struct {
 	lookups uint64 // references of the kernel and of fetched listings
 	stamp   uint64 // newest stamp seen, for forget
 	ino     uint64
+	dir     bool
 
 	// changed is the clock's reading when a request of our own last changed
 	// the node or, for a directory, its entries.
@@ -38,6 +40,7 @@ const nodeShards = 64
 type nodeTable struct {
 	clock  clock
 	made   time.Time
+	count  atomic.Int64
 	shards [nodeShards]nodeShard
 }
 
@@ -64,8 +67,9 @@ func (t *nodeTable) note(e *fsproto.Entry, parent fsproto.Node, name string) {
 	defer s.mu.Unlock()
 	n := s.nodes[e.Node]
 	if n == nil {
-		n = &node{}
+		n = &node{dir: e.Attr.IsDir()}
 		s.nodes[e.Node] = n
+		t.count.Add(1)
 	}
 	n.lookups++
 	n.stamp = max(n.stamp, e.Stamp)
@@ -150,6 +154,7 @@ func (t *nodeTable) forget(id fsproto.Node, lookups uint64) (f fsproto.Forgotten
 		return f, false
 	}
 	delete(s.nodes, id)
+	t.count.Add(-1)
 	return fsproto.Forgotten{Node: id, Stamp: n.stamp}, true
 }
 

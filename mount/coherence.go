@@ -1,6 +1,8 @@
 package mount
 
 import (
+	"time"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/rpycfs/rpycfs/fsproto"
@@ -20,10 +22,16 @@ import (
 //     pages that it writes. The notifier drops them afterwards.
 
 // seen is what the kernel has of a node.
+//
+// It passes over attributes in a reply if others of the node came while the
+// request was under way. So of two replies with different ones, one shortly after
+// the other, it is not known here which of them the kernel has.
 type seen struct {
-	change  uint64 // change counter of the attributes that it was told last; 0: none
-	reads   uint32 // READ requests so far; it wraps
-	dropped uint32 // reads, when all pages that they brought had been dropped
+	change  uint64        // change counter of the attributes that it was told last
+	sure    bool          // and it has those
+	told    time.Duration // when that was, since the table was made; 0: never
+	reads   uint32        // READ requests so far; it wraps
+	dropped uint32        // reads, when all pages that they brought had been dropped
 }
 
 // reading counts a READ request, before it is sent to the daemon.
@@ -41,11 +49,19 @@ func (t *nodeTable) newer(id fsproto.Node, a *fsproto.Attr) bool { return t.seen
 // show prepares the kernel for attributes that it is about to be told: if they
 // are others than before, pages that were read before do not outlive them.
 func (fs *FS) show(id fsproto.Node, a *fsproto.Attr) {
-	if fs.nodes.seen(id).change == a.Change {
-		return
+	if fs.nodes.seen(id).change != a.Change {
+		fs.drop(id)
 	}
-	fs.drop(id)
-	fs.nodes.update(id, func(n *node) { n.seen.change = a.Change })
+	now := time.Since(fs.nodes.made)
+	fs.nodes.update(id, func(n *node) {
+		s := &n.seen
+		if lately := s.told != 0 && now-s.told < fs.cfg.AttrTimeout; !lately {
+			s.sure = true
+		} else if s.change != a.Change {
+			s.sure = false
+		}
+		s.change, s.told = a.Change, now
+	})
 }
 
 // drop drops all pages of a file that the kernel may have, and waits for it. It
@@ -64,10 +80,10 @@ func (fs *FS) drop(id fsproto.Node) {
 }
 
 // refresh makes the kernel ask for the attributes of a file that is being opened
-// if those that it was told are out of date: who opens a file sees what others
+// if those that it has are out of date, or may be: who opens a file sees what others
 // had written when they closed it. Pages are dropped by the kernel itself.
 func (fs *FS) refresh(id fsproto.Node, a *fsproto.Attr) {
-	if fs.nodes.seen(id).change != a.Change {
+	if s := fs.nodes.seen(id); !s.sure || s.change != a.Change {
 		fs.notices.drop(id, attrOnly)
 	}
 }

@@ -32,11 +32,12 @@ type forgetQueue struct {
 	mu      sync.Mutex
 	waiting []fsproto.Forgotten
 	dropped bool
+	batch   chan struct{} // closed when the next batch has been sent
 }
 
 func newForgetQueue(send func(context.Context, []fsproto.Forgotten) error, log *slog.Logger) *forgetQueue {
 	ctx, cancel := context.WithCancel(context.Background())
-	q := &forgetQueue{send: send, log: log, cancel: cancel, done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	q := &forgetQueue{send: send, log: log, cancel: cancel, done: make(chan struct{}), wake: make(chan struct{}, 1), batch: make(chan struct{})}
 	go q.run(ctx)
 	return q
 }
@@ -84,7 +85,18 @@ func (q *forgetQueue) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		q.mu.Lock()
+		close(q.batch)
+		q.batch = make(chan struct{})
+		q.mu.Unlock()
 	}
+}
+
+// sent returns what is closed when the daemon has been told of more nodes.
+func (q *forgetQueue) sent() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.batch
 }
 
 // take returns up to fsproto.MaxForget nodes, or nil.

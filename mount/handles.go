@@ -50,10 +50,13 @@ func (t *handleTable) dir(fh uint64) *dir {
 	return t.dirs[fh]
 }
 
-func (t *handleTable) removeFile(fh uint64) {
+// removeFile returns the file that was open under the number, or nil.
+func (t *handleTable) removeFile(fh uint64) *file {
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.files[fh]
 	delete(t.files, fh)
-	t.mu.Unlock()
+	return f
 }
 
 // removeDir returns the directory that was open under the number, or nil.

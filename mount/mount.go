@@ -93,6 +93,7 @@ type FS struct {
 	handles *handleTable
 	naming  *naming
 	forgets *forgetQueue
+	trimmer *trimmer
 	notices *notifier
 	hot     *hotNames
 
@@ -143,6 +144,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		fs.callbacks.serve(fs.locksLost)
 	}
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
+	fs.trimmer = newTrimmer(fs.nodes)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")
 	return fs, nil
 }
@@ -185,13 +187,17 @@ func (c *Config) setDefaults() {
 }
 
 // Init is called by go-fuse once the kernel has answered.
-func (fs *FS) Init(s *fuse.Server) { fs.notices.start(s) }
+func (fs *FS) Init(s *fuse.Server) {
+	fs.notices.start(s)
+	fs.trimmer.start(s)
+}
 
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
 	if fs.locks != nil {
 		fs.locks.stop()
 	}
+	fs.trimmer.stop()
 	fs.notices.stop()
 	fs.forgets.stop()
 	fs.creds.stop()

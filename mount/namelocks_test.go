@@ -76,7 +76,7 @@ func TestNameLocks(t *testing.T) {
 		return
 	}
 	w, first, second := twoMounts(t)
-	rounds := times(t, "RPYCFS_LOCK_ROUNDS", 10)
+	rounds := times(t, "RPYCFS_LOCK_ROUNDS", 6)
 	for name, lock := range nameLocks {
 		t.Run(name, func(t *testing.T) {
 			dir := "/" + name

@@ -3,6 +3,8 @@ package mount
 import (
 	"bytes"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 )
@@ -12,12 +14,15 @@ type node struct {
 	lookups uint64 // references of the kernel and of fetched listings
 	stamp   uint64 // newest stamp seen, for forget
 	ino     uint64
+	dir     bool
 
 	// changed is the clock's reading when a request of our own last changed
 	// the node or, for a directory, its entries.
 	changed uint64
 
-	seen seen // what the kernel has of the node
+	seen   seen          // what the kernel has of the node
+	looked time.Duration // when a lookup told of it last, since the table was made
+	opens  int           // open files
 
 	// For finding the node again at a restarted daemon. Parent and name are
 	// hints: the file may have been renamed elsewhere or have other names.
@@ -34,6 +39,8 @@ const nodeShards = 64
 // known to be older.
 type nodeTable struct {
 	clock  clock
+	made   time.Time
+	count  atomic.Int64
 	shards [nodeShards]nodeShard
 }
 
@@ -43,7 +50,7 @@ type nodeShard struct {
 }
 
 func newNodeTable() *nodeTable {
-	t := &nodeTable{}
+	t := &nodeTable{made: time.Now()}
 	for i := range t.shards {
 		t.shards[i].nodes = make(map[fsproto.Node]*node)
 	}
@@ -60,8 +67,9 @@ func (t *nodeTable) note(e *fsproto.Entry, parent fsproto.Node, name string) {
 	defer s.mu.Unlock()
 	n := s.nodes[e.Node]
 	if n == nil {
-		n = &node{}
+		n = &node{dir: e.Attr.IsDir()}
 		s.nodes[e.Node] = n
+		t.count.Add(1)
 	}
 	n.lookups++
 	n.stamp = max(n.stamp, e.Stamp)
@@ -72,6 +80,24 @@ func (t *nodeTable) note(e *fsproto.Entry, parent fsproto.Node, name string) {
 	if name != "" {
 		n.parent, n.name = parent, name
 	}
+}
+
+// looked notes that a lookup tells the kernel of a node.
+func (t *nodeTable) looked(id fsproto.Node) {
+	t.update(id, func(n *node) { n.looked = time.Since(t.made) })
+}
+
+// opened adds to the number of the node's open files.
+func (t *nodeTable) opened(id fsproto.Node, by int) { t.update(id, func(n *node) { n.opens += by }) }
+
+// justLooked is how long after a lookup an open may come that belongs to it.
+const justLooked = 500 * time.Millisecond
+
+// outdated reports whether an open that comes now found the node by a name that
+// the kernel had in its cache, and by nothing else.
+func (t *nodeTable) outdated(id fsproto.Node) (old bool) {
+	t.update(id, func(n *node) { old = n.opens == 0 && time.Since(t.made)-n.looked > justLooked })
+	return old
 }
 
 // moved updates the hints of a node after a rename.
@@ -132,6 +158,7 @@ func (t *nodeTable) forget(id fsproto.Node, lookups uint64) (f fsproto.Forgotten
 		return f, false
 	}
 	delete(s.nodes, id)
+	t.count.Add(-1)
 	return fsproto.Forgotten{Node: id, Stamp: n.stamp}, true
 }
 

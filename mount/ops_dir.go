@@ -18,6 +18,9 @@ func makeNode[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc
 	defer fs.naming.begin()()
 	var res fsproto.CreateNodeRes
 	st := call(fs, cancel, h, op, req, &res)
+	if st == fuse.Status(syscall.ENFILE) {
+		fs.trimmer.refused()
+	}
 	fs.nodes.touch(parent, res.Entry.Node)
 	if !st.Ok() {
 		return st

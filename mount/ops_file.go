@@ -53,10 +53,13 @@ func (fs *FS) kernelFlags(flags uint32) (out uint32) {
 func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, out *fuse.OpenOut) {
 	out.Fh = uint64(h)
 	out.OpenFlags = fs.kernelFlags(flags)
+	fs.nodes.opened(node, 1)
 	fs.handles.addFile(h, &file{node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0})
 }
 
-// Open opens a file that the kernel knows.
+// Open opens a file that the kernel knows. One that has lost its last name is
+// opened only for who has just looked it up: others come by a name that the
+// kernel remembers, and shall look again what it means now.
 func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	flags, st := openFlags(in.Flags)
 	if !st.Ok() {
@@ -66,6 +69,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		flags |= fsproto.OpenKillPriv
 	}
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: flags}
+	outdated := fs.nodes.outdated(req.Node)
 	var res fsproto.OpenRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Open, &req, &res)
 	if flags&fsproto.OpenTruncate != 0 {
@@ -73,6 +77,10 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	}
 	if !st.Ok() {
 		return st
+	}
+	if outdated && res.Attr.Nlink == 0 {
+		fs.release(req.Handle)
+		return fuse.Status(syscall.ESTALE)
 	}
 	fs.refresh(req.Node, &res.Attr)
 	fs.opened(req.Handle, req.Node, in.Flags, out)
@@ -251,7 +259,9 @@ func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 // Release closes a file after its last descriptor. Nobody waits for it.
 func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	fs.handles.removeFile(in.Fh)
+	if f := fs.handles.removeFile(in.Fh); f != nil {
+		fs.nodes.opened(f.node, -1)
+	}
 	if fs.locks != nil {
 		defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
 	}

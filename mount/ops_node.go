@@ -56,6 +56,10 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	if st := nameStatus(name); !st.Ok() {
 		return st
 	}
+	return fs.makeRoom(cancel, func() fuse.Status { return fs.lookup(cancel, h, name, out) })
+}
+
+func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	defer fs.naming.begin()()
 	req := fsproto.LookupReq{Parent: fsproto.Node(h.NodeId), Name: name}
 	var res fsproto.LookupRes
@@ -87,6 +91,8 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Nod
 		return fuse.EIO // not the daemon's to give, or go-fuse's own
 	}
 	fs.nodes.note(e, parent, name)
+	fs.trimmer.check()
+	fs.nodes.looked(e.Node)
 	fs.show(e.Node, &e.Attr)
 	fs.fillEntry(out, e, 0, fs.guard.mayKeep(parent, name))
 	return fuse.OK

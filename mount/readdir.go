@@ -202,6 +202,7 @@ func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64,
 			e.Entry.FileHandle = nil // the table has a copy
 		}
 	}
+	fs.trimmer.check()
 	p.entries, p.end = res.Entries, res.End
 	d.page = p
 	d.size = min(2*d.size, lastPage)

@@ -61,6 +61,29 @@ func TestOpenReplaced(t *testing.T) {
 	}
 }
 
+// TestReopenRemoved: what is open can be opened again under /proc when it has no
+// name any more, although its lookup was long ago.
+func TestReopenRemoved(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w := newWorld(t)
+	w.mount("/")
+	w.ok(os.WriteFile(w.export+"/f", []byte("content"), 0o644))
+	f, err := os.Open(w.point + "/f")
+	w.ok(err)
+	defer f.Close()
+	w.ok(os.Remove(w.export + "/f"))
+	for gone := false; !gone; { // until the kernel has forgotten the lookup
+		_, err := os.Stat(w.point + "/f")
+		gone = errors.Is(err, os.ErrNotExist)
+	}
+	again, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil || string(again) != "content" {
+		t.Errorf("read %q, %v", again, err)
+	}
+}
+
 // replace renames a new file over path. It holds a number, bytes whose count and
 // values depend on it, and the sum of all that.
 func replace(path string, n int) error {

@@ -118,6 +118,9 @@ func (l *listing) add(name beneath.Dirent) (full bool, err error) {
 // describe adds node and attributes. An entry that has vanished, lies on another
 // file system, or exceeds the session's nodes is listed without.
 func (l *listing) describe(d *fsproto.Dirent) error {
+	if l.s.crowded() {
+		return nil
+	}
 	st, err := l.d.p.StatAt(d.Name)
 	if err == nil {
 		err = l.s.enter(l.d, d.Name, &st, 0, false, &d.Entry)

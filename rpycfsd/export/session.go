@@ -279,6 +279,14 @@ func (s *Session) introduce(n *node, st *beneath.Stat, chosen fsproto.Node, chec
 	return nil
 }
 
+// crowded reports whether the session knows so many nodes that the rest is kept
+// for lookups: listings give names alone then.
+func (s *Session) crowded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.refs) >= s.e.cfg.MaxNodes-s.e.cfg.MaxNodes/4
+}
+
 // assign gives r a number if it has none, and makes it answer to chosen. A
 // number that stands for something else already is passed over.
 func (s *Session) assign(r *ref, chosen fsproto.Node) {

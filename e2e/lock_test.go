@@ -163,7 +163,7 @@ func TestLockProcesses(t *testing.T) {
 func TestLockAfterClose(t *testing.T) {
 	w := newLockWorld(t)
 	b := w.opened(w.a)
-	for range setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 20) {
+	for range setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 12) {
 		a := w.opened(w.a)
 		a.want("ok", "setlk x w 0 9")
 		a.want("ok", "ofd x r 50 59")
@@ -274,7 +274,7 @@ func TestLockCut(t *testing.T) {
 	w.a, w.b = w.mnt, w.mnt+"2"
 	must(t, os.Mkdir(w.b, 0o755))
 	must(t, os.WriteFile(filepath.Join(w.export, "f"), []byte("0\n"), 0o644))
-	w.serve("--lock-grace=3s")
+	w.serve("--lock-grace=2s")
 	p := newProxy(t, w.port, false)
 	w.mountAt(p.port, "/", w.a)
 	w.mountAt(w.port, "/", w.b)
@@ -305,7 +305,7 @@ func TestLockCut(t *testing.T) {
 // count is lost.
 func TestLockCounters(t *testing.T) {
 	w := newLockWorld(t)
-	rounds := setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 20)
+	rounds := setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 12)
 	for _, kind := range []string{"flock", "fcntl", "ofd"} {
 		t.Run(kind, func(t *testing.T) { w.count(t, kind, rounds) })
 	}

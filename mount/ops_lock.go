@@ -169,6 +169,9 @@ func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn,
 	number, told := fs.callbacks.wait()
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l, Wait: number}
 	res, err := fs.setlk(ctx, &req)
+	if err == nil && res.Refused {
+		err = syscall.EAGAIN // not what a daemon does with one that waits
+	}
 	if err != nil || !res.Queued {
 		fs.callbacks.forget(number)
 		return err

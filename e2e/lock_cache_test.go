@@ -23,7 +23,7 @@ import (
 // cache from before.
 func TestLockFresh(t *testing.T) {
 	w := newLockWorld(t)
-	for i := range setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 20) {
+	for i := range setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 12) {
 		dir := fmt.Sprintf("d%d", i)
 		must(t, os.Mkdir(filepath.Join(w.export, dir), 0o755))
 		in := func(base, name string) string { return filepath.Join(base, dir, name) }
@@ -117,7 +117,7 @@ func TestLockBusy(t *testing.T) {
 	must(t, err)
 	g, err := os.OpenFile(filepath.Join(w.b, "busy"), os.O_RDWR, 0)
 	must(t, err)
-	for range 5 * setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 20) {
+	for range 2 * setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 12) {
 		for _, file := range []*os.File{f, g} {
 			must(t, lockFile("ofd", file, true))
 			must(t, lockFile("ofd", file, false))
@@ -157,7 +157,7 @@ func dirty(t *testing.T, path string, stop *atomic.Bool) {
 // must find.
 func TestLockSQLite(t *testing.T) {
 	w := newLockWorld(t)
-	rounds := setting(t, "RPYCFS_E2E_SQLITE_ROUNDS", 15)
+	rounds := setting(t, "RPYCFS_E2E_SQLITE_ROUNDS", 5)
 	sql := func(base, db string, statements ...string) string {
 		cmd := w.command("sqlite3", "-batch", "-bail", filepath.Join(base, db))
 		cmd.Stdin = strings.NewReader(".timeout 60000\n" + strings.Join(statements, "\n"))
@@ -193,7 +193,7 @@ func TestLockSQLite(t *testing.T) {
 	sql(w.b, "wal", "pragma locking_mode=exclusive; pragma journal_mode=delete;")
 	check("wal", 2*rounds)
 
-	for i := range 3 {
+	for i := range 2 {
 		w.hotJournal(t, []string{w.a, w.b}[i%2])
 		check("rollback", 4*rounds)
 	}

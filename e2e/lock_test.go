@@ -163,7 +163,7 @@ func TestLockProcesses(t *testing.T) {
 func TestLockAfterClose(t *testing.T) {
 	w := newLockWorld(t)
 	b := w.opened(w.a)
-	for range setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 20) {
+	for range setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 12) {
 		a := w.opened(w.a)
 		a.want("ok", "setlk x w 0 9")
 		a.want("ok", "ofd x r 50 59")
@@ -222,6 +222,17 @@ func TestLockBlocks(t *testing.T) {
 	goes.want("ok", "setlk x u 0 end")
 	a.want("ok", "setlk x w 0 0")
 
+	// Open files are no processes: theirs is no deadlock.
+	a.want("ok", "ofd x w 10 10")
+	b.want("ok", "ofd x w 11 11")
+	a.tell("ofdw x w 11 11")
+	b.tell("ofdw x w 10 10")
+	a.blocks()
+	b.blocks()
+	a.wants(a.interrupt(), "EINTR")
+	b.wants(b.interrupt(), "EINTR")
+	b.want("ok", "ofd x u 0 end")
+
 	b.tell("setlkw x r 0 0")
 	b.blocks()
 	killed := time.Now()
@@ -266,18 +277,59 @@ func TestLockMountKilled(t *testing.T) {
 	_ = exec.Command("fusermount3", "-u", "-z", w.b).Run()
 }
 
-// TestLockCut cuts the connection of a mount for less and for more than the
-// grace. In the end the locks are lost, and the file fails until it is closed.
-func TestLockCut(t *testing.T) {
+// newCutWorld is a lockWorld whose mount a goes through a proxy.
+func newCutWorld(t *testing.T, daemon ...string) (*lockWorld, *proxy) {
+	t.Helper()
 	needFUSE(t)
 	w := &lockWorld{world: newWorld(t)}
 	w.a, w.b = w.mnt, w.mnt+"2"
 	must(t, os.Mkdir(w.b, 0o755))
 	must(t, os.WriteFile(filepath.Join(w.export, "f"), []byte("0\n"), 0o644))
-	w.serve("--lock-grace=3s")
+	w.serve(daemon...)
 	p := newProxy(t, w.port, false)
 	w.mountAt(p.port, "/", w.a)
 	w.mountAt(w.port, "/", w.b)
+	return w, p
+}
+
+// TestLockKilledWhileCut kills who waits for a lock while there is no connection:
+// the process ends, and what the daemon grants it meanwhile is given back.
+func TestLockKilledWhileCut(t *testing.T) {
+	w, p := newCutWorld(t)
+	a, b := w.opened(w.a), w.opened(w.b)
+	for _, kind := range []string{"setlkw x w 0 9", "flock x ex"} {
+		b.want("ok", "%s", kind)
+		a.want("ok", "setlk x w 20 29")
+		c := w.opened(w.a)
+		c.tell("%s", kind)
+		c.blocks()
+		p.block(true)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			c.kill()
+		}()
+		b.want("ok", "setlk x u 0 end") // perhaps to the one that is being killed
+		b.want("ok", "flock x un")
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Fatal("a process that waits for a lock cannot be killed without a connection")
+		}
+		p.block(false)
+		b.want("ok", "%s", kind)
+		b.want("EAGAIN", "setlk x w 20 29") // less than the grace
+		b.want("ok", "setlk x u 0 end")
+		b.want("ok", "flock x un")
+	}
+	a.end()
+	w.run(w.command("umount.rpycfs", w.a)) // while the proxy stands
+}
+
+// TestLockCut cuts the connection of a mount for less and for more than the
+// grace. In the end the locks are lost, and the file fails until it is closed.
+func TestLockCut(t *testing.T) {
+	w, p := newCutWorld(t, "--lock-grace=2s")
 	a, other, b := w.opened(w.a), w.opened(w.a), w.opened(w.b)
 	a.want("ok", "setlk x w 0 9")
 	p.cut() // and the mount is back at once
@@ -305,7 +357,7 @@ func TestLockCut(t *testing.T) {
 // count is lost.
 func TestLockCounters(t *testing.T) {
 	w := newLockWorld(t)
-	rounds := setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 20)
+	rounds := setting(t, "RPYCFS_E2E_LOCK_ROUNDS", 12)
 	for _, kind := range []string{"flock", "fcntl", "ofd"} {
 		t.Run(kind, func(t *testing.T) { w.count(t, kind, rounds) })
 	}

@@ -134,7 +134,6 @@ type locker struct {
 	cmd    *exec.Cmd
 	tid    int
 	in     io.WriteCloser
-	out    *bufio.Scanner
 	answer chan string
 }
 

@@ -74,7 +74,7 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	granted := false
 	defer func() { fs.locks.answered(node, &l, granted) }()
 	for deadline, again := time.Now().Add(closingLimit), false; ; again = true {
-		res, err := fs.setlk(ctx, &req)
+		res, err := fs.setlk(ctx, req)
 		switch {
 		case err != nil:
 			return errno(err)
@@ -104,32 +104,44 @@ func (fs *FS) unlock(ctx context.Context, node fsproto.Node, req *fsproto.SetlkR
 	return err
 }
 
-// setlk asks for a lock. If the call is given up the lock may be set all the
-// same, and is taken away behind.
-func (fs *FS) setlk(ctx context.Context, req *fsproto.SetlkReq) (*fsproto.SetlkRes, error) {
-	var res fsproto.SetlkRes
-	var dep rpc.Dep
-	_, err := rpc.CallWith(ctx, fs.peer, fsproto.Setlk, req, &res, rpc.Extra{Started: func(d rpc.Dep) { dep = d }})
-	if err != nil && ctx.Err() != nil {
-		fs.locks.settling.Go(func() { fs.undoSetlk(*req, dep) })
+// setlk asks for a lock. If a request is given up, its process being killed, the
+// call goes on, and a lock that it gets is taken away again.
+func (fs *FS) setlk(ctx context.Context, req fsproto.SetlkReq) (*fsproto.SetlkRes, error) {
+	type answer struct {
+		res *fsproto.SetlkRes
+		err error
 	}
-	return &res, err
+	answers := make(chan answer)
+	fs.locks.settling.Go(func() {
+		a := answer{res: new(fsproto.SetlkRes)}
+		a.err = rpc.Call(fs.locks.ctx, fs.peer, fsproto.Setlk, &req, a.res)
+		select {
+		case answers <- a:
+		case <-ctx.Done():
+			fs.callbacks.forget(req.Wait)
+			if a.err == nil && !a.res.Refused {
+				fs.undoSetlk(req)
+			}
+		}
+	})
+	select {
+	case a := <-answers:
+		return a.res, a.err
+	case <-ctx.Done():
+		return nil, context.Canceled
+	}
 }
 
-// undoSetlk takes away a lock that nobody waits for any more: its process is
-// being killed. A flock ends with the open file.
-func (fs *FS) undoSetlk(req fsproto.SetlkReq, dep rpc.Dep) {
-	ctx, after := fs.locks.ctx, rpc.Extra{}
-	if dep != (rpc.Dep{}) {
-		after.After = []rpc.Dep{dep}
-	}
+// undoSetlk takes away a lock that is set or queued and that nobody waits for any
+// more. A flock ends with the open file.
+func (fs *FS) undoSetlk(req fsproto.SetlkReq) {
+	ctx := fs.locks.ctx
 	if req.Wait != 0 {
-		_, _ = rpc.CallWith(ctx, fs.peer, fsproto.Cancellk, &fsproto.CancellkReq{Wait: req.Wait}, &fsproto.CancellkRes{}, after)
-		fs.callbacks.forget(req.Wait)
+		_ = rpc.Call(ctx, fs.peer, fsproto.Cancellk, &fsproto.CancellkReq{Wait: req.Wait}, &fsproto.CancellkRes{})
 	}
 	if req.Lock.Kind != fsproto.LockFlock {
 		req.Lock.Type, req.Wait = fsproto.LockUnlock, 0
-		_, _ = rpc.CallWith(ctx, fs.peer, fsproto.Setlk, &req, &fsproto.SetlkRes{}, after)
+		_ = rpc.Call(ctx, fs.peer, fsproto.Setlk, &req, &fsproto.SetlkRes{})
 	}
 }
 
@@ -168,7 +180,13 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn, l fsproto.Lock) error {
 	number, told := fs.callbacks.wait()
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l, Wait: number}
-	res, err := fs.setlk(ctx, &req)
+	res, err := fs.setlk(ctx, req)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return err // setlk forgets the number
+	case err == nil && res.Refused:
+		err = syscall.EAGAIN // not what a daemon does with one that waits
+	}
 	if err != nil || !res.Queued {
 		fs.callbacks.forget(number)
 		return err
@@ -182,7 +200,8 @@ func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn,
 	}
 	var gone fsproto.CancellkRes
 	if err := rpc.Call(ctx, fs.peer, fsproto.Cancellk, &fsproto.CancellkReq{Wait: number}, &gone); err != nil {
-		fs.locks.settling.Go(func() { fs.undoSetlk(req, rpc.Dep{}) })
+		fs.callbacks.forget(number)
+		fs.locks.settling.Go(func() { fs.undoSetlk(req) })
 		return err
 	}
 	if gone.Removed {
@@ -195,7 +214,8 @@ func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn,
 	case <-fs.peer.Context().Done():
 		return rpc.ErrGone
 	case <-ctx.Done():
-		fs.locks.settling.Go(func() { fs.undoSetlk(req, rpc.Dep{}) })
+		fs.callbacks.forget(number)
+		fs.locks.settling.Go(func() { fs.undoSetlk(req) })
 		return context.Canceled
 	}
 }

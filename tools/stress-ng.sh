@@ -45,7 +45,7 @@ for stressor in "$@"; do
 		say "$stressor: not on ext4:$(reason "$tmp/out/$stressor.local")"
 	elif stress "$tmp/mnt" "$stressor"; then
 		passed=$((passed + 1))
-		say "$stressor: passes$(reason "$tmp/out/$stressor.mnt")"
+		say "$stressor: passes$(reason "$tmp/out/$stressor.mnt" | sed "s/^/,/")"
 	else
 		bad "$stressor: on the mount"
 		grep -iE 'fail|error|warn|skip' "$tmp/out/$stressor.mnt" | head -n 10

@@ -91,9 +91,7 @@ proof_end() {
 		timeout 60 umount.rpycfs "$at" 2>/dev/null || umount "$at" 2>/dev/null || umount -l "$at"
 	done < <(awk -v tmp="$tmp/" 'index($2, tmp) == 1 { print $2 }' /proc/self/mounts | tac)
 	for pid in "${daemons[@]}"; do stop "$pid"; done
-	if [ "$status" != 0 ] && [ -s "$tmp/daemon.log" ]; then
-		tail -n 20 "$tmp/daemon.log" | sed 's/^/    daemon: /' >&2
-	fi
+	[ "$status" = 0 ] || grep -v level=INFO "$tmp/daemon.log" | tail -n 20 | sed 's/^/    daemon: /' >&2
 	# Nothing may be removed through a mount that would not go away.
 	if [ -n "$KEEP" ] || grep -q " $tmp/" /proc/self/mounts; then
 		say "left: $tmp" >&2

@@ -29,7 +29,7 @@ show() { say "$1: $(grep '^Throughput' "$tmp/out/$1" || tail -n 1 "$tmp/out/$1")
 
 proof_start
 need dbench:dbench getfattr:attr
-serve
+serve root
 mount_rpycfs "$tmp/mnt"
 dbench local "$tmp/local" || say "dbench meets errors on ext4, which makes this worth little"
 show local

@@ -39,7 +39,7 @@ fsstress() {
 proof_start
 need getfattr:attr
 build_xfstests "${1:-}"
-serve
+serve root
 mount_rpycfs "$tmp/mnt"
 
 # What the program does next depends on what it was told, so it has to be told the

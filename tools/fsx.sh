@@ -43,7 +43,7 @@ fsx() {
 
 proof_start
 build_xfstests "$checkout"
-serve
+serve root
 mount_rpycfs "$tmp/mnt"
 for variant in "$@"; do
 	[ -v "variants[$variant]" ] || die "no variant $variant; there are ${!variants[*]}"

@@ -69,7 +69,7 @@ build
 [ -s "$tmp/out/tests" ] || die "no such tests"
 export tmp
 chmod 755 "$tmp" "$tmp/local" "$export"
-serve
+serve root
 run ext4 "$tmp/local"
 mount_rpycfs "$tmp/mnt" allow_other acl
 run mount "$tmp/mnt"

@@ -28,7 +28,7 @@ done
 
 proof_start
 need getfattr:attr setfacl:acl perl:perl
-serve
+serve root
 mount_rpycfs "$tmp/mnt1" acl allow_other
 mount_rpycfs "$tmp/mnt2" acl allow_other
 [ "$MOUNTS" = 2 ] || { unmount "$tmp/mnt2" && rmdir "$tmp/mnt2" && ln -s mnt1 "$tmp/mnt2"; }

@@ -36,7 +36,7 @@ if [ $# = 0 ]; then
 	set -- "${all[@]}"
 fi
 [ $# -gt 0 ] || die "stress-ng names no stressors"
-serve
+serve root
 mount_rpycfs "$tmp/mnt"
 passed=0
 for stressor in "$@"; do

@@ -67,7 +67,7 @@ eventually() {
 # proof_start: makes tmp, builds, and sees to the end.
 proof_start() {
 	[ "$(id -u)" = 0 ] || die "has to be run as root"
-	need fusermount3:fuse3 findmnt:util-linux
+	need fusermount3:fuse3 setpriv:util-linux pgrep:procps
 	tmp=$(mktemp -d "${TMPDIR:-/tmp}/rpycfs-$name.XXXXXX")
 	export=$tmp/export
 	trap proof_end EXIT
@@ -110,19 +110,27 @@ stop() {
 
 listening() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# serve: a daemon on the export, for the user root; sets port and daemon, its process.
+# serve [LOGIN [ACCOUNT]]: a daemon on the export, for the user LOGIN (root) and with
+# the rights of ACCOUNT (root); sets port and daemon, its process.
 serve() {
-	local rights=()
-	# In the mode caller the client's users are believed, and root is root.
-	[ "$RUN_AS" != caller ] || rights=(--trusted --no-root-squash)
+	local login=${1:-root} account=${2:-root} rights=() as=()
+	# In the mode caller the client's users are believed; root is root.
+	case $RUN_AS in
+	caller) rights=(--trusted --no-root-squash) ;;
+	account) [ "$login" != root ] || rights=(--no-root-squash) ;;
+	esac
+	[ "$account" = root ] || as=(setpriv --reuid="$account" --regid="$(id -g "$account")" --clear-groups)
 	if [ ! -e "$tmp/users" ]; then
+		local password
 		password=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n')
-		echo "$password" | rpycfs passwd -f "$tmp/users" -a root "${rights[@]}" >/dev/null || die "no users file"
-		(umask 077 && printf 'username=root\npassword=%s\n' "$password" >"$tmp/credentials")
+		echo "$password" | rpycfs passwd -f "$tmp/users" -a "$login" "${rights[@]}" >/dev/null || die "no users file"
+		(umask 077 && printf 'username=%s\npassword=%s\n' "$login" "$password" >"$tmp/credentials")
+		mkdir -m 700 "$tmp/state"
+		chown "$account" "$tmp/users" "$tmp/state"
 	fi
 	port=$((20000 + RANDOM % 10000))
 	while listening "$port"; do port=$((port + 1)); done
-	rpycfsd "$export" --listen="127.0.0.1:$port" --users="$tmp/users" --state="$tmp/state" --no-chat \
+	"${as[@]}" rpycfsd "$export" --listen="127.0.0.1:$port" --users="$tmp/users" --state="$tmp/state" --no-chat \
 		--run-as="$RUN_AS" >>"$tmp/daemon.log" 2>&1 &
 	daemon=$!
 	daemons+=("$daemon")
@@ -144,10 +152,8 @@ unmount() { timeout 60 umount.rpycfs "$1" || bad "$1 does not unmount"; }
 # mount_process DIR: the process behind a mount, whose command line names it.
 mount_process() {
 	local pid
-	for pid in /proc/[0-9]*; do
-		if tr '\0' '\n' <"$pid/cmdline" 2>/dev/null | grep -qxF -- "$1" && [ "$(cat "$pid/comm")" = mount.rpycfs ]; then
-			echo "${pid#/proc/}"
-		fi
+	for pid in $(pgrep -x mount.rpycfs); do
+		if tr '\0' '\n' <"/proc/$pid/cmdline" | grep -qxF -- "$1"; then echo "$pid"; fi
 	done
 }
 

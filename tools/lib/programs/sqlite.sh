@@ -1,6 +1,8 @@
 # Part of tools/programs.sh.
 # shellcheck shell=bash disable=SC2154 # tmp, ROWS are of programs.sh
 
+sqlite_number='[0-9][0-9]*' # what a writer prints for a row that is committed
+
 prove_sqlite() {
 	need sqlite3:sqlite3
 	local journal
@@ -38,13 +40,14 @@ sqlite_rollback() {
 sqlite_killed() {
 	local i writer said had=$((4 * ROWS))
 	for i in 5 6 7 8; do
+		rm -f "$tmp/out/sqlite.$i"
 		sqlite_write "$tmp/mnt$((i % 2 + 1))/$1" "$i" "$2" "" >"$tmp/out/sqlite.$i" 2>&1 &
 		writer=$!
 		pids+=("$writer")
-		eventually 60 test -s "$tmp/out/sqlite.$i" || bad "sqlite $2: writer $i does not begin"
+		eventually 60 grep -qx "$sqlite_number" "$tmp/out/sqlite.$i" || bad "sqlite $2: writer $i does not begin"
 		kill -KILL "$writer" 2>/dev/null
 		wait "$writer" 2>/dev/null
-		said=$(grep -c '^[0-9]*$' "$tmp/out/sqlite.$i")
+		said=$(grep -cx "$sqlite_number" "$tmp/out/sqlite.$i")
 		sqlite_rows "$1" "$((had + said))" "$((had + said + 1))"
 		had=$(sqlite3 "$tmp/mnt1/$1" '.timeout 60000' 'SELECT count(*) FROM rows')
 	done
@@ -56,10 +59,11 @@ sqlite_wal() {
 	local db=sqlite-wal.db i writer said had=0
 	sqlite_make "$tmp/mnt1/$db" wal "PRAGMA locking_mode = EXCLUSIVE;" || return
 	for i in 1 2 3 4 5 6; do
+		rm -f "$tmp/out/sqlite.$i"
 		sqlite_write "$tmp/mnt$((i % 2 + 1))/$db" "$i" wal "PRAGMA locking_mode = EXCLUSIVE;" >"$tmp/out/sqlite.$i" 2>&1 &
 		writer=$!
 		pids+=("$writer")
-		eventually 60 test -s "$tmp/out/sqlite.$i" || { bad "sqlite wal: writer $i does not begin" && cat "$tmp/out/sqlite.$i"; }
+		eventually 60 grep -qx "$sqlite_number" "$tmp/out/sqlite.$i" || { bad "sqlite wal: writer $i does not begin" && cat "$tmp/out/sqlite.$i"; }
 		if kill -STOP "$writer" 2>/dev/null; then
 			sqlite3 "$tmp/mnt$((2 - i % 2))/$db" 'PRAGMA locking_mode = EXCLUSIVE' 'SELECT count(*) FROM rows' >"$tmp/out/sqlite.other" 2>&1 &&
 				bad "sqlite wal: two have the database for themselves"
@@ -67,7 +71,7 @@ sqlite_wal() {
 		fi
 		kill -KILL "$writer" 2>/dev/null
 		wait "$writer" 2>/dev/null
-		said=$(grep -c '^[0-9]*$' "$tmp/out/sqlite.$i")
+		said=$(grep -cx "$sqlite_number" "$tmp/out/sqlite.$i")
 		sqlite_rows "$db" "$((had + said))" "$((had + said + 1))" "PRAGMA locking_mode = EXCLUSIVE"
 		had=$(sqlite3 "$tmp/mnt1/$db" '.timeout 60000' 'PRAGMA locking_mode = EXCLUSIVE' 'SELECT count(*) FROM rows' | tail -n 1)
 	done
@@ -106,10 +110,12 @@ sqlite_read() {
 
 # sqlite_rows DB LEAST MOST [PRAGMA], seen from both mounts and on the server.
 sqlite_rows() {
-	local dir seen
+	local dir seen count
 	for dir in "$tmp/mnt1" "$tmp/mnt2" "$export"; do
 		seen=$(sqlite3 "$dir/$1" '.timeout 120000' "${4:-}" 'PRAGMA integrity_check' 'SELECT n FROM total' 'SELECT count(*) FROM rows' 2>&1 | grep -v '^exclusive$')
-		[ "$seen" = "$(printf 'ok\n%s\n%s' "${seen##*$'\n'}" "${seen##*$'\n'}")" ] && [ "${seen##*$'\n'}" -ge "$2" ] && [ "${seen##*$'\n'}" -le "$3" ] ||
-			bad "sqlite $1 in ${dir##*/}: $2 to $3 rows expected, there is" "$seen"
+		count=${seen##*$'\n'}
+		if [ "$seen" != "$(printf 'ok\n%s\n%s' "$count" "$count")" ] || [ "$count" -lt "$2" ] || [ "$count" -gt "$3" ]; then
+			bad "sqlite $1 in ${dir##*/}: ok and twice $2 to $3 rows expected, there is" "$seen"
+		fi
 	done
 }

@@ -27,7 +27,7 @@ formatted() {
 
 scripts() {
 	local file
-	for file in tools/*.sh .ci/run; do
+	for file in tools/*.sh tools/lib/*.sh tools/lib/programs/*.sh .ci/run; do
 		bash -n "$file" || return 1
 	done
 }

@@ -12,6 +12,8 @@ var (
 	Resolve = rpc.Define[ResolveReq, EntryRes](0x0101, "resolve", rpc.State)
 	Forget  = rpc.Define[ForgetReq, Empty](0x0102, "forget", rpc.State)
 	Cred    = rpc.Define[CredReq, Empty](0x0103, "cred", rpc.State)
+	Names   = rpc.Define[NamesReq, NamesRes](0x0104, "names", rpc.Query)
+	IDs     = rpc.Define[IDsReq, IDsRes](0x0105, "ids", rpc.Query)
 
 	Lookup   = rpc.Define[LookupReq, LookupRes](0x0110, "lookup", rpc.Query)
 	Getattr  = rpc.Define[GetattrReq, AttrRes](0x0111, "getattr", rpc.Query)
@@ -47,4 +49,16 @@ var (
 	Setxattr    = rpc.Define[SetxattrReq, AttrRes](0x0151, "setxattr", rpc.Change)
 	Listxattr   = rpc.Define[NodeReq, ListxattrRes](0x0152, "listxattr", rpc.Query)
 	Removexattr = rpc.Define[RemovexattrReq, AttrRes](0x0153, "removexattr", rpc.Change)
+
+	Getlk    = rpc.Define[GetlkReq, GetlkRes](0x0160, "getlk", rpc.Query)
+	Setlk    = rpc.Define[SetlkReq, SetlkRes](0x0161, "setlk", rpc.State)
+	Cancellk = rpc.Define[CancellkReq, CancellkRes](0x0162, "cancellk", rpc.State)
+
+	// Called by the server.
+	LkGranted = rpc.Define[LkGrantedReq, Empty](0x0170, "lk_granted", rpc.State, rpc.Quick)
+	LocksLost = rpc.Define[LocksLostReq, Empty](0x0171, "locks_lost", rpc.State, rpc.Quick)
 )
+
+// ServerCalls reports whether it is the server that calls the operation with
+// this number, and the client that answers it.
+func ServerCalls(number uint16) bool { return number&^0xf == LkGranted.Number }

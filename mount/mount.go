@@ -5,16 +5,20 @@
 // # What is cached
 //
 // Nothing in this process but which nodes the kernel knows (nodeTable), what is
-// open (handleTable) and the page of a listing that was fetched last (page).
-// The kernel keeps entries, attributes and data for the time-outs of Config.
+// open (handleTable), the page of a listing that was fetched last (page), who
+// callers are (credentials), what they may do (accessCache), who has which name
+// (nameMap), and which names others have changed lately (hotNames). The kernel
+// keeps entries, attributes and data for the time-outs of Config; no entries
+// where setRights says so.
 //
 // # Locks
 //
 // No lock is held while a call is made, with one exception: reads of one open
 // directory wait for each other under its own lock, which nothing else takes.
 // Requests of different files never wait for each other here. Notifications to
-// the kernel are sent by the notifier's goroutine only: from inside a request
-// the kernel may wait for that very request to end.
+// the kernel are sent by the notifier's goroutine, because from inside a request
+// the kernel may wait for that very request to end; coherence.go says where it
+// cannot, and why they are sent from there.
 //
 // # Interrupts
 //
@@ -55,28 +59,46 @@ type Config struct {
 	NegativeTimeout time.Duration // 0: DefaultTimeout
 
 	IDs        IDs
-	ACL        bool    // pass POSIX ACLs on; their ids are the daemon's
+	ACL        *bool   // POSIX ACLs, with the daemon's ids; nil: where the kernel checks permissions
 	AllowOther bool    // let other local users in
 	Flags      uintptr // MS_… bits for mount(2), MS_RDONLY among them
 	Fusermount bool    // mount through fusermount3, as ordinary users must
 	ReadAhead  int     // KiB that the kernel reads ahead; 0: 8 MiB
+
+	// Callbacks answers the calls of the daemon on this session. nil: locks are
+	// the local kernel's alone, and nobody else sees them.
+	Callbacks *Callbacks
 
 	Logger *slog.Logger // nil: slog.Default
 }
 
 // FS answers the kernel's requests. All its methods may be called concurrently.
 type FS struct {
-	fuse.RawFileSystem // answers ENOSYS to what is not implemented: locks, until they are
+	fuse.RawFileSystem // answers ENOSYS to what is not implemented
 	cfg                Config
 	peer               *rpc.Peer
 	log                *slog.Logger
-	ids                idMap
-	runAs              uint8 // fsproto.RunAs…
+	ids                *idMap
+	creds              *credentials // nil unless the daemon acts with the caller's rights
+	runAs              uint8        // fsproto.RunAs…
+
+	kernelChecks bool // the kernel checks permissions, as it does on a local disk
+	acl          bool // POSIX ACLs are passed on
+
+	// How long the kernel may use an entry, or that there is none.
+	entryTimeout, negativeTimeout time.Duration
 
 	nodes   *nodeTable
+	access  *accessCache
 	handles *handleTable
+	naming  *naming
 	forgets *forgetQueue
 	notices *notifier
+	hot     *hotNames
+
+	callbacks *Callbacks  // nil, with locks and guard, where locks are local
+	locks     *lockKeeper // who may have locks at the daemon
+	guard     *guard      // of names beside locked files
 
 	lastNode   atomic.Uint64 // node numbers chosen by the client so far
 	lastHandle atomic.Uint64 // handle numbers used so far
@@ -101,15 +123,51 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		cfg:           cfg,
 		peer:          peer,
 		log:           cfg.Logger,
-		ids:           cfg.IDs.bind(res.UID, res.GID),
+		ids:           cfg.IDs.bind(peer, &res),
 		runAs:         res.RunAs,
 		nodes:         newNodeTable(),
+		access:        newAccessCache(cfg.AttrTimeout),
 		handles:       newHandleTable(),
+		naming:        newNaming(),
 		notices:       newNotifier(cfg.Logger),
+		hot:           newHotNames(),
+	}
+	if err := fs.ids.try(ctx, &res.Entry.Attr); err != nil {
+		return nil, fmt.Errorf("names of owners: %w", err)
+	}
+	fs.setRights()
+	if cfg.Callbacks != nil {
+		fs.callbacks = cfg.Callbacks
+		fs.guard = newGuard(max(cfg.EntryTimeout, cfg.AttrTimeout, cfg.NegativeTimeout))
+		fs.locks = newLockKeeper(fs.guard)
+		fs.callbacks.serve(fs.locksLost)
 	}
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")
 	return fs, nil
+}
+
+// setRights decides who checks permissions here, which only matters where the
+// daemon acts with the caller's rights.
+//
+// If the owners and bits that the kernel is shown are the server's own, the
+// kernel checks them before it uses what it remembers, and asks the daemon for
+// everything else. If they are not, it cannot check, and must not remember any
+// entry: by an entry that one user has looked up, another one would get into a
+// directory that he may not search.
+func (fs *FS) setRights() {
+	fs.entryTimeout, fs.negativeTimeout = fs.cfg.EntryTimeout, fs.cfg.NegativeTimeout
+	if fs.runAs == fsproto.RunAsCaller {
+		fs.creds = newCredentials(fs.peer, fs.ids)
+		fs.kernelChecks = fs.ids.own()
+		if !fs.kernelChecks {
+			fs.entryTimeout, fs.negativeTimeout = 0, 0
+		}
+	}
+	fs.acl = fs.kernelChecks // or the kernel would decide otherwise than the server
+	if fs.cfg.ACL != nil {
+		fs.acl = *fs.cfg.ACL
+	}
 }
 
 func (c *Config) setDefaults() {
@@ -131,8 +189,25 @@ func (fs *FS) Init(s *fuse.Server) { fs.notices.start(s) }
 
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
+	if fs.locks != nil {
+		fs.locks.stop()
+	}
 	fs.notices.stop()
 	fs.forgets.stop()
+	fs.creds.stop()
+}
+
+// locksLost is told of handles that have lost their locks: what the kernel has
+// cached must not serve them any more. Whatever is asked of the daemon through
+// them fails there.
+func (fs *FS) locksLost(handles []fsproto.Handle) {
+	for _, h := range handles {
+		if f := fs.handles.file(uint64(h)); f != nil {
+			fs.locks.lost(f.node, h)
+			fs.notices.invalidate(f.node)
+			fs.log.Warn("the session was away too long: a file has lost its locks, and fails from now on", "node", uint64(f.node))
+		}
+	}
 }
 
 func (fs *FS) String() string { return "rpycfs" }
@@ -144,9 +219,3 @@ func (fs *FS) newNode() fsproto.Node {
 
 // newHandle returns a number for a handle that is about to be opened.
 func (fs *FS) newHandle() fsproto.Handle { return fsproto.Handle(fs.lastHandle.Add(1)) }
-
-// sendForgets gives nodes up at the daemon. The kernel waits for no answer, so
-// a failure is only logged: the nodes end with the session then.
-func (fs *FS) sendForgets(ctx context.Context, nodes []fsproto.Forgotten) error {
-	return rpc.Call(ctx, fs.peer, fsproto.Forget, &fsproto.ForgetReq{Nodes: nodes}, &fsproto.Empty{})
-}

@@ -1,12 +1,16 @@
 package mount
 
 import (
+	"context"
+	"errors"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/idname"
 	"github.com/rpycfs/rpycfs/internal/mounts"
 	"github.com/rpycfs/rpycfs/rpc"
 )
@@ -15,7 +19,22 @@ import (
 func call[Req, Res any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[Req, Res], req *Req, res *Res) fuse.Status {
 	ctx := begin(cancel, h, &op.Info)
 	defer ctx.end()
-	return errno(rpc.Call(ctx, fs.peer, op, req, res))
+	return errno(callAs(ctx, fs, h, op, req, res))
+}
+
+// callAs makes a call with the credential of whose request it is for, and sees
+// to it that the owners in the reply can be shown.
+func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc.Op[Req, Res], req *Req, res *Res) error {
+	cred, err := fs.creds.of(ctx, h)
+	if err != nil {
+		return err
+	}
+	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, rpc.Extra{Cred: cred.number()})
+	cred.release(op.Slotted() && errors.Is(err, context.Canceled))
+	if err == nil {
+		fs.ids.learn(ctx, res)
+	}
+	return err
 }
 
 // nameStatus refuses names that the protocol does not carry. The kernel sends
@@ -37,19 +56,28 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	if st := nameStatus(name); !st.Ok() {
 		return st
 	}
+	defer fs.naming.begin()()
 	req := fsproto.LookupReq{Parent: fsproto.Node(h.NodeId), Name: name}
 	var res fsproto.LookupRes
 	if st := call(fs, cancel, h, fsproto.Lookup, &req, &res); !st.Ok() {
 		return st
 	}
 	if !res.Exists {
-		if fs.cfg.NegativeTimeout < 0 {
+		res.Entry.Node = 0
+	}
+	hot := fs.hot.found(req.Parent, name, res.Entry.Node)
+	if !res.Exists {
+		if fs.negativeTimeout <= 0 || hot || !fs.guard.mayKeep(req.Parent, name) {
 			return fuse.ENOENT
 		}
-		out.SetEntryTimeout(fs.cfg.NegativeTimeout) // with NodeId 0
+		out.SetEntryTimeout(fs.negativeTimeout) // with NodeId 0
 		return fuse.OK
 	}
-	return fs.introduce(out, &res.Entry, req.Parent, name)
+	st := fs.introduce(out, &res.Entry, req.Parent, name)
+	if hot {
+		out.SetEntryTimeout(0)
+	}
+	return st
 }
 
 // introduce tells the kernel of a node that a reply has named, and counts the
@@ -59,7 +87,8 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Nod
 		return fuse.EIO // not the daemon's to give, or go-fuse's own
 	}
 	fs.nodes.note(e, parent, name)
-	fs.fillEntry(out, e, 0)
+	fs.show(e.Node, &e.Attr)
+	fs.fillEntry(out, e, 0, fs.guard.mayKeep(parent, name))
 	return fuse.OK
 }
 
@@ -81,7 +110,8 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
-	fs.fillAttrOut(out, &res.Attr)
+	fs.show(req.Node, &res.Attr)
+	fs.fillAttrOut(out, req.Node, &res.Attr)
 	return fuse.OK
 }
 
@@ -95,6 +125,8 @@ func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut
 	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
+	fs.access.saw(req.Node, &res.Attr)
+	fs.show(req.Node, &res.Attr)
 	fs.fillStatx(&out.Statx, &res.Attr)
 	out.SetTimeout(fs.cfg.AttrTimeout)
 	return fuse.OK
@@ -105,8 +137,8 @@ func (fs *FS) fillStatx(out *fuse.Statx, a *fsproto.Attr) {
 		Mask:      unix.STATX_BASIC_STATS,
 		Blksize:   a.BlockSize,
 		Nlink:     a.Nlink,
-		Uid:       fs.ids.uid(a.UID),
-		Gid:       fs.ids.gid(a.GID),
+		Uid:       fs.ids.show(idname.User, a.UID),
+		Gid:       fs.ids.show(idname.Group, a.GID),
 		Mode:      uint16(fs.ids.mode(a.Mode)),
 		Ino:       a.Ino,
 		Size:      a.Size,
@@ -125,45 +157,69 @@ func (fs *FS) fillStatx(out *fuse.Statx, a *fsproto.Attr) {
 
 // SetAttr changes attributes.
 func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	req := fs.setattrReq(in)
-	var res fsproto.AttrRes
-	st := call(fs, cancel, &in.InHeader, fsproto.Setattr, &req, &res)
-	fs.nodes.touch(req.Node)
-	if !st.Ok() {
-		return st
+	ctx := begin(cancel, &in.InHeader, &fsproto.Setattr.Info)
+	defer ctx.end()
+	req := setattrReq(in)
+	err := fs.setOwner(ctx, in, &req)
+	if err != nil {
+		return errno(err)
 	}
-	fs.fillAttrOut(out, &res.Attr)
+	var res fsproto.AttrRes
+	err = callAs(ctx, fs, &in.InHeader, fsproto.Setattr, &req, &res)
+	fs.nodes.touch(req.Node)
+	if err != nil {
+		return errno(err)
+	}
+	if req.Mask&fsproto.SetSize == 0 {
+		fs.show(req.Node, &res.Attr)
+	}
+	fs.fillAttrOut(out, req.Node, &res.Attr)
 	return fuse.OK
 }
 
-func (fs *FS) setattrReq(in *fuse.SetAttrIn) fsproto.SetattrReq {
+// setOwner sets the owner in req to what the daemon calls the one in the
+// kernel's request.
+func (fs *FS) setOwner(ctx context.Context, in *fuse.SetAttrIn, req *fsproto.SetattrReq) error {
+	for _, o := range [...]struct {
+		valid, bit uint32
+		kind       idname.Kind
+		here       uint32
+		there      *uint32
+	}{
+		{fuse.FATTR_UID, fsproto.SetUID, idname.User, in.Uid, &req.UID},
+		{fuse.FATTR_GID, fsproto.SetGID, idname.Group, in.Gid, &req.GID},
+	} {
+		if in.Valid&o.valid == 0 {
+			continue
+		}
+		id, change, err := fs.ids.unshow(ctx, o.kind, o.here)
+		if err != nil {
+			return err
+		}
+		if change {
+			*o.there = id
+			req.Mask |= o.bit
+		}
+	}
+	return nil
+}
+
+// setattrReq translates all but the owner.
+func setattrReq(in *fuse.SetAttrIn) fsproto.SetattrReq {
 	req := fsproto.SetattrReq{Node: fsproto.Node(in.NodeId)}
 	if fh, ok := in.GetFh(); ok {
 		req.Handle = fsproto.Handle(fh)
-	}
-	set := func(bit uint32, on bool) {
-		if on {
-			req.Mask |= bit
-		}
 	}
 	if in.Valid&fuse.FATTR_MODE != 0 {
 		req.Mask |= fsproto.SetMode
 		req.Mode = in.Mode & fsproto.ModePerm
 	}
-	if in.Valid&fuse.FATTR_UID != 0 {
-		id, change := fs.ids.remoteUIDOf(in.Uid)
-		req.UID = id
-		set(fsproto.SetUID, change)
-	}
-	if in.Valid&fuse.FATTR_GID != 0 {
-		id, change := fs.ids.remoteGIDOf(in.Gid)
-		req.GID = id
-		set(fsproto.SetGID, change)
-	}
 	if in.Valid&fuse.FATTR_SIZE != 0 {
 		req.Mask |= fsproto.SetSize
 		req.Size = in.Size
-		set(fsproto.SetKillPriv, in.Valid&fuse.FATTR_KILL_SUIDGID != 0)
+		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+			req.Mask |= fsproto.SetKillPriv
+		}
 	}
 	if in.Valid&fuse.FATTR_ATIME_NOW != 0 {
 		req.Mask |= fsproto.SetAtimeNow
@@ -180,11 +236,27 @@ func (fs *FS) setattrReq(in *fuse.SetAttrIn) fsproto.SetattrReq {
 	return req
 }
 
-// Access asks the daemon, which alone decides about rights.
+// Access asks the daemon, which alone decides about rights. The kernel asks for
+// access(2) and chdir(2), and only where it does not check permissions itself.
 func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
+	ctx := begin(cancel, &in.InHeader, &fsproto.Access.Info)
+	defer ctx.end()
+	cred, err := fs.creds.of(ctx, &in.InHeader)
+	if err != nil {
+		return errno(err)
+	}
+	defer cred.release(false)
 	req := fsproto.AccessReq{Node: fsproto.Node(in.NodeId), Mask: uint8(in.Mask & 7)}
+	if may, then := fs.access.get(req.Node, cred, req.Mask); may && !fs.nodes.changedSince(req.Node, then) {
+		return fuse.OK
+	}
+	asked, clock := time.Now(), fs.nodes.clock.read()
 	var res fsproto.AttrRes
-	return call(fs, cancel, &in.InHeader, fsproto.Access, &req, &res)
+	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Access, &req, &res, rpc.Extra{Cred: cred.number()}); err != nil {
+		return errno(err)
+	}
+	fs.access.put(req.Node, cred, &res.Attr, clock, asked)
+	return fuse.OK
 }
 
 // StatFs tells about the file system that holds the node.

@@ -18,6 +18,8 @@ func xattrName(name string) fuse.Status {
 	return fuse.OK
 }
 
+const aclPrefix = "system.posix_acl_"
+
 // absent answers for attributes that this mount does not have, so that ls and
 // cp, which ask for them with every file, do not wait for the daemon. EOPNOTSUPP
 // makes them ask no more. A daemon that serves as itself has no labels to give;
@@ -25,7 +27,7 @@ func xattrName(name string) fuse.Status {
 // told that there is none.
 func (fs *FS) absent(name string) (st fuse.Status, absent bool) {
 	switch {
-	case strings.HasPrefix(name, "system.posix_acl_") && !fs.cfg.ACL:
+	case strings.HasPrefix(name, aclPrefix) && !fs.acl:
 		return fuse.Status(syscall.EOPNOTSUPP), true
 	case fs.runAs != fsproto.RunAsDaemon:
 		return fuse.OK, false
@@ -50,12 +52,22 @@ func (fs *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, de
 	req := fsproto.GetxattrReq{Node: fsproto.Node(h.NodeId), Name: attr}
 	var res fsproto.XattrRes
 	if st := call(fs, cancel, h, fsproto.Getxattr, &req, &res); !st.Ok() {
-		return 0, st
+		return 0, fs.noACL(attr, st)
 	}
 	if len(res.Value) > len(dest) {
 		return uint32(len(res.Value)), fuse.ERANGE
 	}
 	return uint32(copy(dest, res.Value)), fuse.OK
+}
+
+// noACL says that there is no ACL where the server's file system has none: the
+// kernel asks before it checks permissions, and would pass EOPNOTSUPP on to who
+// opens a file.
+func (fs *FS) noACL(attr string, st fuse.Status) fuse.Status {
+	if fs.kernelChecks && st == fuse.Status(syscall.EOPNOTSUPP) && strings.HasPrefix(attr, aclPrefix) {
+		return fuse.Status(syscall.ENODATA)
+	}
+	return st
 }
 
 // ListXAttr lists names, each followed by NUL; sizes as in GetXAttr.
@@ -88,7 +100,7 @@ func (fs *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string,
 	if st := xattrName(attr); !st.Ok() {
 		return st
 	}
-	if strings.HasPrefix(attr, "system.posix_acl_") && !fs.cfg.ACL {
+	if strings.HasPrefix(attr, aclPrefix) && !fs.acl {
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	if len(data) > fsproto.MaxXattr {

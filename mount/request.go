@@ -1,7 +1,6 @@
 package mount
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -125,12 +124,12 @@ func beingKilled(tid uint32) bool {
 // killPending finds SIGKILL in the pending sets of a /proc/PID/status.
 func killPending(status []byte) bool {
 	const sigkill = 1 << (9 - 1)
-	for line := range bytes.Lines(status) {
-		name, value, ok := bytes.Cut(line, []byte(":"))
-		if !ok || (string(name) != "SigPnd" && string(name) != "ShdPnd") {
+	for _, name := range []string{"SigPnd", "ShdPnd"} {
+		line := statusLine(status, name)
+		if line == nil {
 			continue
 		}
-		set, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 16, 64)
+		set, err := strconv.ParseUint(string(line), 16, 64)
 		if err != nil || set&sigkill != 0 {
 			return true
 		}

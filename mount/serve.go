@@ -74,13 +74,18 @@ func (fs *FS) mountOptions() *fuse.MountOptions {
 		AllowOther:        fs.cfg.AllowOther,
 		MaxWrite:          maxWrite,
 		MaxBackground:     maxBackground,
+		EnableLocks:       fs.locks != nil,
 		DisableSplice:     true, // fails at 1 MiB and a header
 		ExtraCapabilities: capabilities,
+		EnableAcl:         fs.acl && fs.kernelChecks,
 		PanicHandler:      fs.panicked,
 		Logger:            slog.NewLogLogger(fs.log.Handler(), slog.LevelDebug),
 	}
+	if fs.kernelChecks {
+		opts.Options = append(opts.Options, "default_permissions")
+	}
 	if fs.cfg.Fusermount {
-		opts.Options = fusermountOptions(fs.cfg.Flags)
+		opts.Options = append(opts.Options, fusermountOptions(fs.cfg.Flags)...)
 	} else {
 		opts.DirectMountStrict = true
 		opts.DirectMountFlags = fs.cfg.Flags | unix.MS_MGC_VAL // not 0, which means a default

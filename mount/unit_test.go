@@ -111,27 +111,6 @@ func TestErrno(t *testing.T) {
 	}
 }
 
-func TestIDs(t *testing.T) {
-	uid, umask := uint32(42), uint32(0o27)
-	self := IDs{Self: true, LocalUID: 1000, LocalGID: 1001}.bind(500, 501)
-	if self.uid(500) != 1000 || self.gid(501) != 1001 || self.uid(7) != 7 {
-		t.Error("self does not show the daemon's identity as the user's")
-	}
-	if id, ok := self.remoteUIDOf(1000); id != 500 || !ok {
-		t.Errorf("chown to oneself sets %d, %t", id, ok)
-	}
-	if id, ok := self.remoteGIDOf(7); id != 7 || !ok {
-		t.Errorf("chgrp to another sets %d, %t", id, ok)
-	}
-	forced := IDs{UID: &uid, Umask: &umask}.bind(500, 501)
-	if forced.uid(500) != 42 || forced.gid(501) != 501 || forced.mode(fsproto.ModeDir|0o4777) != fsproto.ModeDir|0o750 {
-		t.Error("uid= and umask= are not shown")
-	}
-	if _, ok := forced.remoteUIDOf(42); ok {
-		t.Error("chown to the forced owner changes something")
-	}
-}
-
 func TestDev(t *testing.T) {
 	for range 1000 {
 		major, minor := rand.Uint32()&0xfff, rand.Uint32()&0xfffff

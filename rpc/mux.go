@@ -38,6 +38,10 @@ type Request struct {
 	held int     // bytes drawn from the share for it
 }
 
+// Context ends when the call is cancelled, its deadline passes or the session
+// ends; for queries also with the connection.
+func (r *Request) Context() context.Context { return r.ctx }
+
 // Reply returns a buffer of n bytes (at most MaxPayload) for the payload of the
 // reply. What of it is sent is set by SetReply; until then all n bytes are. It
 // waits while the peer's share of memory is used up, so no lock may be held

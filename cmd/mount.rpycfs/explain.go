@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+
+	"github.com/rpycfs/rpycfs/rpc"
 )
 
 // Messages say what was done, to what, why it failed and what to do, in one
@@ -22,6 +24,8 @@ func explainAttach(j *job, err error) error {
 		return fail(exitMount, "%s: not a directory on the server, or a symbolic link", what)
 	case errors.Is(err, fs.ErrPermission):
 		return fail(exitMount, "%s: the server does not let %s in there", what, j.User)
+	case errors.Is(err, rpc.ErrNoMethod):
+		return fail(exitMount, "%s: the server is too old for idmap=name", what)
 	}
 	return fail(exitMount, "%s: %w", what, err)
 }

@@ -29,13 +29,19 @@ type job struct {
 	Timeout time.Duration // 0: the usual one
 
 	Flags      uintptr
-	ACL        bool
+	ACL        *bool
 	AllowOther bool
+	NoLock     bool
 	IDs        mount.IDs
 	Fusermount bool
 	Log        string // absolute, or ""
 	Foreground bool
 	Verbose    bool
+}
+
+// mappings are the values of idmap=.
+var mappings = map[string]mount.Mapping{
+	"": mount.MapDefault, "self": mount.MapSelf, "raw": mount.MapRaw, "name": mount.MapName,
 }
 
 // prepare checks all that can be checked without the network.
@@ -51,10 +57,10 @@ func prepare(a *mountopt.Args) (*job, error) {
 			Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
 			Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey, Hints: hints,
 		},
-		Timeout: o.Timeout, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther,
+		Timeout: o.Timeout, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock,
 		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
 		IDs: mount.IDs{
-			Self: o.IDMap == "self", LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),
+			Map: mappings[o.IDMap], LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),
 			UID: o.UID, GID: o.GID, Umask: o.Umask,
 		},
 	}

@@ -32,7 +32,9 @@ options:
   knownhosts=FILE    keys of known daemons
   ro, rw             read-only or not
   allow_other        let other users of this machine in
-  idmap=self|raw     show the daemon's files as yours, or as they are
+  nolock             locks are seen by programs of this machine only
+  idmap=HOW          self, raw or name: which owners there are which here
+  acl, noacl         pass POSIX ACLs on, or not
   uid=N gid=N        show everything as this owner or group
   umask=OCTAL        replace the permission bits that are shown
   timeo=SECONDS      how long to wait for the host at first (default 2)

@@ -116,9 +116,10 @@ type Options struct {
 	KnownHosts   string
 
 	Flags      uintptr // MS_… bits for mount(2)
-	ACL        bool    // pass POSIX ACLs on
+	ACL        *bool   // pass POSIX ACLs on
 	AllowOther bool
-	IDMap      string // self or raw
+	NoLock     bool   // locks are local only
+	IDMap      string // self, raw or name
 	UID, GID   *uint32
 	Umask      *uint32
 
@@ -133,7 +134,7 @@ type Options struct {
 // New returns the options of a mount for which nothing was said.
 func New() *Options {
 	return &Options{
-		Port: DefaultPort, IDMap: "self",
+		Port:  DefaultPort,
 		Flags: unix.MS_NOSUID | unix.MS_NODEV,
 	}
 }
@@ -203,7 +204,7 @@ var valued = map[string]func(*Options, string) error{
 		return choice(&o.HostKey, "hostkey", v, "accept-new", "ask", "strict")
 	},
 	"knownhosts": func(o *Options, v string) error { o.KnownHosts = v; return nil },
-	"idmap":      func(o *Options, v string) error { return choice(&o.IDMap, "idmap", v, "self", "raw") },
+	"idmap":      func(o *Options, v string) error { return choice(&o.IDMap, "idmap", v, "self", "raw", "name") },
 	"uid":        func(o *Options, v string) error { return id(&o.UID, "uid", v, 10, 1<<32-2) },
 	"gid":        func(o *Options, v string) error { return id(&o.GID, "gid", v, 10, 1<<32-2) },
 	"umask":      func(o *Options, v string) error { return id(&o.Umask, "umask", v, 8, 0o777) },
@@ -230,8 +231,10 @@ var plain = map[string]func(*Options){
 	"mand": nothing, "nomand": nothing, "iversion": nothing, "noiversion": nothing,
 	"defaults": func(o *Options) { o.Flags &^= unix.MS_RDONLY | unix.MS_NOEXEC | unix.MS_SYNCHRONOUS },
 
-	"acl":         func(o *Options) { o.ACL = true },
-	"noacl":       func(o *Options) { o.ACL = false },
+	"acl":         func(o *Options) { o.ACL = new(true) },
+	"noacl":       func(o *Options) { o.ACL = new(false) },
+	"lock":        func(o *Options) { o.NoLock = false },
+	"nolock":      func(o *Options) { o.NoLock = true },
 	"allow_other": func(o *Options) { o.AllowOther = true },
 	"foreground":  func(o *Options) { o.Foreground = true },
 

@@ -68,7 +68,7 @@ func TestParseArgs(t *testing.T) {
 		{"-oro,allow_other,acl host:/relativepath -o uid=5,gid=6,umask=022 /localpoint",
 			Args{Options: base(func(o *Options) {
 				o.Flags |= unix.MS_RDONLY
-				o.AllowOther, o.ACL, o.UID, o.GID, o.Umask = true, true, id(5), id(6), id(0o22)
+				o.AllowOther, o.ACL, o.UID, o.GID, o.Umask = true, new(true), id(5), id(6), id(0o22)
 			})}},
 		{"host:/relativepath /localpoint -sfnv -N 17 -o rw,x-systemd.automount,_netdev,nofail,noauto,users,user,comment=a,defaults,bogus=1 -t rpycfs",
 			Args{Fake: true, Verbose: true, Options: base(func(o *Options) { o.Ignored = []string{"bogus"} })}},

@@ -173,7 +173,10 @@ func escape(t *testing.T, runAs uint8, ops int) {
 	s, err := e.NewSession(Identity{RunAs: runAs, NoRootSquash: true})
 	must(t, err)
 	t.Cleanup(s.Close)
-	h := &hostile{t: t, s: s, peer: rpc.NewPeer(rpc.Config{}), outside: inodes, creds: []uint32{0, 0, 0, 1, 2}, nodes: make([]fsproto.Node, 32), handles: make([]fsproto.FileHandle, 8), ok: map[string]int{}}
+	h := &hostile{
+		t: t, s: s, peer: rpc.NewPeer(rpc.Config{}), outside: inodes, creds: []uint32{0, 0, 0, 1, 2},
+		nodes: make([]fsproto.Node, 32), handles: make([]fsproto.FileHandle, 8), ok: map[string]int{},
+	}
 	h.nodes[0] = root
 	for i := range h.handles {
 		h.handles[i] = e.seal(e.root, e.root.id)

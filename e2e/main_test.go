@@ -19,6 +19,12 @@ func TestMain(m *testing.M) {
 	if os.Getenv(writerEnv) != "" {
 		os.Exit(writerMain())
 	}
+	if os.Getenv(lockerEnv) != "" {
+		os.Exit(lockerMain())
+	}
+	if os.Getenv(counterEnv) != "" {
+		os.Exit(counterMain())
+	}
 	if os.Getenv(chatterEnv) != "" {
 		os.Exit(chatterMain())
 	}

@@ -22,6 +22,7 @@ type proxy struct {
 	conns map[net.Conn]bool
 	bytes [][]byte // one recording per connection and direction
 	done  bool
+	down  bool // lets nothing pass
 }
 
 func newProxy(t testing.TB, target int, record bool) *proxy {
@@ -87,18 +88,18 @@ func (r *recorder) Write(b []byte) (int, error) {
 }
 
 // add takes the two halves of a connection into the proxy's care, or closes them
-// if the proxy has ended.
+// if the proxy lets nothing pass.
 func (p *proxy) add(conns ...net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range conns {
-		if p.done {
+		if p.done || p.down {
 			c.Close()
 		} else {
 			p.conns[c] = true
 		}
 	}
-	return !p.done
+	return !p.done && !p.down
 }
 
 func (p *proxy) remove(conns ...net.Conn) {
@@ -119,6 +120,17 @@ func (p *proxy) cut() int {
 		c.Close()
 	}
 	return len(p.conns) / 2
+}
+
+// block cuts every connection and lets no new one pass, until it is called with
+// false.
+func (p *proxy) block(down bool) {
+	p.mu.Lock()
+	p.down = down
+	p.mu.Unlock()
+	if down {
+		p.cut()
+	}
 }
 
 func (p *proxy) close() {

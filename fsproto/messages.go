@@ -94,7 +94,9 @@ type Forgotten struct {
 	Stamp uint64
 }
 
-// ForgetReq gives up nodes. Unknown ones are passed over.
+// ForgetReq gives up nodes. Unknown ones are passed over. A client waits for the
+// replies to the calls that could name a node and were under way when it was done
+// with it: the stamp covers the replies that it has not seen yet, too.
 type ForgetReq struct{ Nodes []Forgotten }
 
 // Fields lists the fields of m.

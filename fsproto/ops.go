@@ -49,4 +49,16 @@ var (
 	Setxattr    = rpc.Define[SetxattrReq, AttrRes](0x0151, "setxattr", rpc.Change)
 	Listxattr   = rpc.Define[NodeReq, ListxattrRes](0x0152, "listxattr", rpc.Query)
 	Removexattr = rpc.Define[RemovexattrReq, AttrRes](0x0153, "removexattr", rpc.Change)
+
+	Getlk    = rpc.Define[GetlkReq, GetlkRes](0x0160, "getlk", rpc.Query)
+	Setlk    = rpc.Define[SetlkReq, SetlkRes](0x0161, "setlk", rpc.State)
+	Cancellk = rpc.Define[CancellkReq, CancellkRes](0x0162, "cancellk", rpc.State)
+
+	// Called by the server.
+	LkGranted = rpc.Define[LkGrantedReq, Empty](0x0170, "lk_granted", rpc.State, rpc.Quick)
+	LocksLost = rpc.Define[LocksLostReq, Empty](0x0171, "locks_lost", rpc.State, rpc.Quick)
 )
+
+// ServerCalls reports whether it is the server that calls the operation with
+// this number, and the client that answers it.
+func ServerCalls(number uint16) bool { return number&^0xf == LkGranted.Number }

@@ -35,12 +35,15 @@ func (fs *FS) fillAttrOut(out *fuse.AttrOut, node fsproto.Node, a *fsproto.Attr)
 	out.SetTimeout(fs.cfg.AttrTimeout)
 }
 
-// fillEntry tells the kernel of a node, valid for the time-outs less age.
-func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, age time.Duration) {
+// fillEntry tells the kernel of a node, valid for the time-outs less age, or for
+// this one request.
+func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, age time.Duration, keep bool) {
 	fs.access.saw(e.Node, &e.Attr)
 	out.NodeId = uint64(e.Node)
-	out.SetEntryTimeout(max(0, fs.entryTimeout-age))
-	out.SetAttrTimeout(max(0, fs.cfg.AttrTimeout-age))
+	if keep {
+		out.SetEntryTimeout(max(0, fs.entryTimeout-age))
+		out.SetAttrTimeout(max(0, fs.cfg.AttrTimeout-age))
+	}
 	fs.fillAttr(&out.Attr, &e.Attr)
 }
 

@@ -8,7 +8,8 @@ import (
 
 // file is an open file.
 type file struct {
-	node fsproto.Node
+	node   fsproto.Node
+	direct bool // the kernel's cache is not used for reading and writing
 }
 
 // handleTable finds what is open under a handle number. Numbers are chosen by

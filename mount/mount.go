@@ -6,17 +6,19 @@
 //
 // Nothing in this process but which nodes the kernel knows (nodeTable), what is
 // open (handleTable), the page of a listing that was fetched last (page), who
-// callers are (credentials), what they may do (accessCache) and who has which
-// name (nameMap). The kernel keeps entries, attributes and data for the
-// time-outs of Config; no entries where setRights says so.
+// callers are (credentials), what they may do (accessCache), who has which name
+// (nameMap), and which names others have changed lately (hotNames). The kernel
+// keeps entries, attributes and data for the time-outs of Config; no entries
+// where setRights says so.
 //
 // # Locks
 //
 // No lock is held while a call is made, with one exception: reads of one open
 // directory wait for each other under its own lock, which nothing else takes.
 // Requests of different files never wait for each other here. Notifications to
-// the kernel are sent by the notifier's goroutine only: from inside a request
-// the kernel may wait for that very request to end.
+// the kernel are sent by the notifier's goroutine, because from inside a request
+// the kernel may wait for that very request to end; coherence.go says where it
+// cannot, and why they are sent from there.
 //
 // # Interrupts
 //
@@ -63,12 +65,16 @@ type Config struct {
 	Fusermount bool    // mount through fusermount3, as ordinary users must
 	ReadAhead  int     // KiB that the kernel reads ahead; 0: 8 MiB
 
+	// Callbacks answers the calls of the daemon on this session. nil: locks are
+	// the local kernel's alone, and nobody else sees them.
+	Callbacks *Callbacks
+
 	Logger *slog.Logger // nil: slog.Default
 }
 
 // FS answers the kernel's requests. All its methods may be called concurrently.
 type FS struct {
-	fuse.RawFileSystem // answers ENOSYS to what is not implemented: locks, until they are
+	fuse.RawFileSystem // answers ENOSYS to what is not implemented
 	cfg                Config
 	peer               *rpc.Peer
 	log                *slog.Logger
@@ -85,8 +91,14 @@ type FS struct {
 	nodes   *nodeTable
 	access  *accessCache
 	handles *handleTable
+	naming  *naming
 	forgets *forgetQueue
 	notices *notifier
+	hot     *hotNames
+
+	callbacks *Callbacks  // nil, with locks and guard, where locks are local
+	locks     *lockKeeper // who may have locks at the daemon
+	guard     *guard      // of names beside locked files
 
 	lastNode   atomic.Uint64 // node numbers chosen by the client so far
 	lastHandle atomic.Uint64 // handle numbers used so far
@@ -116,12 +128,20 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		nodes:         newNodeTable(),
 		access:        newAccessCache(cfg.AttrTimeout),
 		handles:       newHandleTable(),
+		naming:        newNaming(),
 		notices:       newNotifier(cfg.Logger),
+		hot:           newHotNames(),
 	}
 	if err := fs.ids.try(ctx, &res.Entry.Attr); err != nil {
 		return nil, fmt.Errorf("names of owners: %w", err)
 	}
 	fs.setRights()
+	if cfg.Callbacks != nil {
+		fs.callbacks = cfg.Callbacks
+		fs.guard = newGuard(max(cfg.EntryTimeout, cfg.AttrTimeout, cfg.NegativeTimeout))
+		fs.locks = newLockKeeper(fs.guard)
+		fs.callbacks.serve(fs.locksLost)
+	}
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")
 	return fs, nil
@@ -169,9 +189,25 @@ func (fs *FS) Init(s *fuse.Server) { fs.notices.start(s) }
 
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
+	if fs.locks != nil {
+		fs.locks.stop()
+	}
 	fs.notices.stop()
 	fs.forgets.stop()
 	fs.creds.stop()
+}
+
+// locksLost is told of handles that have lost their locks: what the kernel has
+// cached must not serve them any more. Whatever is asked of the daemon through
+// them fails there.
+func (fs *FS) locksLost(handles []fsproto.Handle) {
+	for _, h := range handles {
+		if f := fs.handles.file(uint64(h)); f != nil {
+			fs.locks.lost(f.node, h)
+			fs.notices.invalidate(f.node)
+			fs.log.Warn("the session was away too long: a file has lost its locks, and fails from now on", "node", uint64(f.node))
+		}
+	}
 }
 
 func (fs *FS) String() string { return "rpycfs" }
@@ -183,9 +219,3 @@ func (fs *FS) newNode() fsproto.Node {
 
 // newHandle returns a number for a handle that is about to be opened.
 func (fs *FS) newHandle() fsproto.Handle { return fsproto.Handle(fs.lastHandle.Add(1)) }
-
-// sendForgets gives nodes up at the daemon. The kernel waits for no answer, so
-// a failure is only logged: the nodes end with the session then.
-func (fs *FS) sendForgets(ctx context.Context, nodes []fsproto.Forgotten) error {
-	return rpc.Call(ctx, fs.peer, fsproto.Forget, &fsproto.ForgetReq{Nodes: nodes}, &fsproto.Empty{})
-}

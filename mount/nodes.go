@@ -17,6 +17,8 @@ type node struct {
 	// the node or, for a directory, its entries.
 	changed uint64
 
+	seen seen // what the kernel has of the node
+
 	// For finding the node again at a restarted daemon. Parent and name are
 	// hints: the file may have been renamed elsewhere or have other names.
 	handle fsproto.FileHandle
@@ -95,10 +97,14 @@ func (t *nodeTable) changedSince(id fsproto.Node, then uint64) (changed bool) {
 // inoOfParent returns the inode number of the directory that the node was last
 // seen in, or 0.
 func (t *nodeTable) inoOfParent(id fsproto.Node) (ino uint64) {
-	var parent fsproto.Node
-	t.update(id, func(n *node) { parent = n.parent })
-	t.update(parent, func(n *node) { ino = n.ino })
+	t.update(t.parentOf(id), func(n *node) { ino = n.ino })
 	return ino
+}
+
+// parentOf returns the directory that the node was last seen in, or 0.
+func (t *nodeTable) parentOf(id fsproto.Node) (parent fsproto.Node) {
+	t.update(id, func(n *node) { parent = n.parent })
+	return parent
 }
 
 // update calls f for a known node, under its lock.
@@ -127,6 +133,22 @@ func (t *nodeTable) forget(id fsproto.Node, lookups uint64) (f fsproto.Forgotten
 	}
 	delete(s.nodes, id)
 	return fsproto.Forgotten{Node: id, Stamp: n.stamp}, true
+}
+
+// gone returns those that are forgotten still. Another reply may have named one
+// meanwhile; what it forgets later covers this, too.
+func (t *nodeTable) gone(forgotten []fsproto.Forgotten) (still []fsproto.Forgotten) {
+	for _, f := range forgotten {
+		again := false
+		t.update(f.Node, func(n *node) {
+			again = true
+			n.stamp = max(n.stamp, f.Stamp)
+		})
+		if !again {
+			still = append(still, f)
+		}
+	}
+	return still
 }
 
 // len counts the nodes, for tests and status.

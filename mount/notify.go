@@ -12,6 +12,7 @@ import (
 // kernel is the part of fuse.Server that sends notifications.
 type kernel interface {
 	InodeNotify(node uint64, off, length int64) fuse.Status
+	EntryNotify(parent uint64, name string) fuse.Status
 }
 
 // notifier tells the kernel that what it holds of a node is out of date. It has
@@ -75,10 +76,7 @@ func (n *notifier) run() {
 		n.waiting = make(map[fsproto.Node]struct{})
 		n.mu.Unlock()
 		for node := range batch {
-			// ENOENT: the kernel has dropped the inode meanwhile.
-			if st := n.kernel.InodeNotify(uint64(node), 0, 0); !st.Ok() && st != fuse.ENOENT {
-				n.log.Debug("invalidate", "node", uint64(node), "status", st)
-			}
+			n.drop(node, 0)
 		}
 	}
 }

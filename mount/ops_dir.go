@@ -15,12 +15,14 @@ func makeNode[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc
 	if st := nameStatus(name); !st.Ok() {
 		return st
 	}
+	defer fs.naming.begin()()
 	var res fsproto.CreateNodeRes
 	st := call(fs, cancel, h, op, req, &res)
 	fs.nodes.touch(parent, res.Entry.Node)
 	if !st.Ok() {
 		return st
 	}
+	fs.hot.made(parent, name, res.Entry.Node)
 	return fs.introduce(out, &res.Entry, parent, name)
 }
 
@@ -80,6 +82,9 @@ func (fs *FS) remove(cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[fsprot
 	var res fsproto.UnlinkRes
 	st := call(fs, cancel, h, op, &req, &res)
 	fs.nodes.touch(req.Parent, res.Node)
+	if st.Ok() {
+		fs.hot.made(req.Parent, name, 0)
+	}
 	return st
 }
 
@@ -103,8 +108,12 @@ func (fs *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName
 		return st
 	}
 	fs.nodes.moved(res.Node, req.NewParent, newName)
+	fs.hot.made(req.NewParent, newName, res.Node)
+	exchanged := fsproto.Node(0)
 	if in.Flags == fsproto.RenameExchange {
-		fs.nodes.moved(res.Replaced, req.Parent, oldName)
+		exchanged = res.Replaced
+		fs.nodes.moved(exchanged, req.Parent, oldName)
 	}
+	fs.hot.made(req.Parent, oldName, exchanged)
 	return fuse.OK
 }

@@ -38,12 +38,12 @@ func openFlags(flags uint32) (uint32, fuse.Status) {
 // kernelFlags says how the kernel shall treat an open file.
 //
 // Appending goes around its cache: the kernel would place the data by the size
-// that it remembers. Without write access there is nothing to flush.
-func kernelFlags(flags uint32) (out uint32) {
+// that it remembers. Without write access there is nothing to flush but locks.
+func (fs *FS) kernelFlags(flags uint32) (out uint32) {
 	if flags&(syscall.O_APPEND|syscall.O_DIRECT) != 0 {
 		out |= fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	}
-	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
+	if flags&syscall.O_ACCMODE == syscall.O_RDONLY && fs.locks == nil {
 		out |= fuse.FOPEN_NOFLUSH
 	}
 	return out
@@ -51,9 +51,9 @@ func kernelFlags(flags uint32) (out uint32) {
 
 // opened records an open file and fills in what the kernel is told.
 func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, out *fuse.OpenOut) {
-	fs.handles.addFile(h, &file{node: node})
 	out.Fh = uint64(h)
-	out.OpenFlags = kernelFlags(flags)
+	out.OpenFlags = fs.kernelFlags(flags)
+	fs.handles.addFile(h, &file{node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0})
 }
 
 // Open opens a file that the kernel knows.
@@ -74,6 +74,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	if !st.Ok() {
 		return st
 	}
+	fs.refresh(req.Node, &res.Attr)
 	fs.opened(req.Handle, req.Node, in.Flags, out)
 	return fuse.OK
 }
@@ -95,12 +96,14 @@ func (fs *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 		Parent: fsproto.Node(in.NodeId), Name: name, Mode: in.Mode & fsproto.ModePerm, Umask: in.Umask & 0o777,
 		Flags: flags, NewNode: fs.newNode(), Handle: fs.newHandle(),
 	}
+	defer fs.naming.begin()()
 	var res fsproto.CreateRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Create, &req, &res)
 	fs.nodes.touch(req.Parent, res.Entry.Node)
 	if !st.Ok() {
 		return st
 	}
+	fs.hot.made(req.Parent, name, res.Entry.Node)
 	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, name); !st.Ok() {
 		return st
 	}
@@ -119,6 +122,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 		Parent: fsproto.Node(in.NodeId), Mode: in.Mode & fsproto.ModePerm, Umask: in.Umask & 0o777,
 		Flags: flags, NewNode: fs.newNode(), Handle: fs.newHandle(),
 	}
+	defer fs.naming.begin()()
 	var res fsproto.CreateRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Tmpfile, &req, &res); !st.Ok() {
 		return st
@@ -133,6 +137,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 // Read reads from the connection straight into the buffer that go-fuse writes
 // to the kernel.
 func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	fs.nodes.reading(fsproto.Node(in.NodeId))
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
 	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}
 	var res fsproto.AttrRes
@@ -168,7 +173,10 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	if n == 0 && err != nil {
 		return 0, errno(err)
 	}
-	if at != in.Offset && n > 0 {
+	switch {
+	case f.direct && req.Flags&fsproto.WriteAppend != 0:
+		fs.drop(f.node) // the kernel is about to move the end of the file
+	case at != in.Offset && n > 0:
 		fs.notices.invalidate(f.node) // somebody else's data lies where the kernel put this
 	}
 	return n, fuse.OK
@@ -235,10 +243,6 @@ func writeFlags(in *fuse.WriteIn) (out uint32) {
 	return out
 }
 
-// Flush is close(2) on one descriptor. There is nothing to report: each write
-// was answered when the daemon's kernel had taken it.
-func (fs *FS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.OK }
-
 // Fsync waits until the file is on the daemon's disk.
 func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	req := fsproto.FsyncReq{Handle: fsproto.Handle(in.Fh), DataOnly: in.FsyncFlags&1 != 0}
@@ -248,6 +252,9 @@ func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 // Release closes a file after its last descriptor. Nobody waits for it.
 func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	fs.handles.removeFile(in.Fh)
+	if fs.locks != nil {
+		defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
+	}
 	fs.release(fsproto.Handle(in.Fh))
 }
 

@@ -56,19 +56,28 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	if st := nameStatus(name); !st.Ok() {
 		return st
 	}
+	defer fs.naming.begin()()
 	req := fsproto.LookupReq{Parent: fsproto.Node(h.NodeId), Name: name}
 	var res fsproto.LookupRes
 	if st := call(fs, cancel, h, fsproto.Lookup, &req, &res); !st.Ok() {
 		return st
 	}
 	if !res.Exists {
-		if fs.negativeTimeout <= 0 {
+		res.Entry.Node = 0
+	}
+	hot := fs.hot.found(req.Parent, name, res.Entry.Node)
+	if !res.Exists {
+		if fs.negativeTimeout <= 0 || hot || !fs.guard.mayKeep(req.Parent, name) {
 			return fuse.ENOENT
 		}
 		out.SetEntryTimeout(fs.negativeTimeout) // with NodeId 0
 		return fuse.OK
 	}
-	return fs.introduce(out, &res.Entry, req.Parent, name)
+	st := fs.introduce(out, &res.Entry, req.Parent, name)
+	if hot {
+		out.SetEntryTimeout(0)
+	}
+	return st
 }
 
 // introduce tells the kernel of a node that a reply has named, and counts the
@@ -78,7 +87,8 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Nod
 		return fuse.EIO // not the daemon's to give, or go-fuse's own
 	}
 	fs.nodes.note(e, parent, name)
-	fs.fillEntry(out, e, 0)
+	fs.show(e.Node, &e.Attr)
+	fs.fillEntry(out, e, 0, fs.guard.mayKeep(parent, name))
 	return fuse.OK
 }
 
@@ -100,6 +110,7 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
+	fs.show(req.Node, &res.Attr)
 	fs.fillAttrOut(out, req.Node, &res.Attr)
 	return fuse.OK
 }
@@ -115,6 +126,7 @@ func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut
 		return st
 	}
 	fs.access.saw(req.Node, &res.Attr)
+	fs.show(req.Node, &res.Attr)
 	fs.fillStatx(&out.Statx, &res.Attr)
 	out.SetTimeout(fs.cfg.AttrTimeout)
 	return fuse.OK
@@ -157,6 +169,9 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 	fs.nodes.touch(req.Node)
 	if err != nil {
 		return errno(err)
+	}
+	if req.Mask&fsproto.SetSize == 0 {
+		fs.show(req.Node, &res.Attr)
 	}
 	fs.fillAttrOut(out, req.Node, &res.Attr)
 	return fuse.OK

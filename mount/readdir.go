@@ -92,7 +92,7 @@ func (fs *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.Dir
 		if entry == nil || node == nil {
 			return entry != nil, false // NodeId 0: only the name
 		}
-		fs.fillEntry(entry, node, age)
+		fs.fillEntry(entry, node, age, fs.guard.mayKeep(fsproto.Node(in.NodeId), e.Name))
 		return true, true
 	})
 }
@@ -178,6 +178,7 @@ func (p *page) seek(pos uint64) bool {
 // fetch gets the page that starts at pos.
 func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64, plus bool) fuse.Status {
 	p := page{from: pos, plus: plus, clock: fs.nodes.clock.read(), fetched: time.Now()}
+	defer fs.naming.begin()()
 	req := fsproto.ReaddirReq{Handle: fsproto.Handle(in.Fh), Cookie: pos, Size: d.size, Entries: plus}
 	var res fsproto.ReaddirRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Readdir, &req, &res); !st.Ok() {
@@ -208,16 +209,18 @@ func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64,
 }
 
 // serve adds entries of the page until the reply is full. The attributes of a
-// node that this mount has changed since the page was fetched are out of date;
-// the kernel gets the name alone then and looks the node up.
+// node that this mount has changed since the page was fetched, or has told newer
+// ones of, are out of date; the kernel gets the name alone then and looks the
+// node up.
 func (fs *FS) serve(d *dir, add addEntry) {
 	p := &d.page
 	age := time.Since(p.fetched)
 	for ; p.next < len(p.entries); p.next++ {
 		e := &p.entries[p.next]
 		var node *fsproto.Entry
-		if e.Known && !fs.nodes.changedSince(e.Entry.Node, p.clock) {
+		if e.Known && !fs.nodes.changedSince(e.Entry.Node, p.clock) && !fs.nodes.newer(e.Entry.Node, &e.Entry.Attr) {
 			node = &e.Entry
+			fs.show(node.Node, &node.Attr)
 		}
 		added, taken := add(fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}, node, age)
 		if !added {

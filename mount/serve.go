@@ -74,6 +74,7 @@ func (fs *FS) mountOptions() *fuse.MountOptions {
 		AllowOther:        fs.cfg.AllowOther,
 		MaxWrite:          maxWrite,
 		MaxBackground:     maxBackground,
+		EnableLocks:       fs.locks != nil,
 		DisableSplice:     true, // fails at 1 MiB and a header
 		ExtraCapabilities: capabilities,
 		EnableAcl:         fs.acl && fs.kernelChecks,

@@ -43,7 +43,9 @@ type Config struct {
 	TLSCert  string // certificate and key files to use in place of the key in State
 	TLSKey   string
 	Chat     ChatConfig
-	Log      *slog.Logger
+	// LockGrace is how long the locks of a client outlast its connection; 0: 30 s.
+	LockGrace time.Duration
+	Log       *slog.Logger
 }
 
 // Daemon is a daemon that listens. Serve runs it.
@@ -93,7 +95,7 @@ func (d *Daemon) open() error {
 	if d.chat, err = openChat(cfg.Chat, cfg.State, cfg.Users, cfg.Log); err != nil {
 		return err
 	}
-	d.sessions = newSessions(d.export, cfg.RunAs, d.chat, rpc.NewBudget(budgetTotal, budgetShare), cfg.Log)
+	d.sessions = newSessions(d.export, cfg.RunAs, d.chat, rpc.NewBudget(budgetTotal, budgetShare), cfg.LockGrace, cfg.Log)
 	d.auth = &auth.Server{Key: d.key, Users: cfg.Users, Sessions: d.sessions, Logger: cfg.Log}
 	for _, address := range cfg.Listen {
 		ln, err := listen(address)

@@ -1,6 +1,7 @@
 package rpycfsd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -24,6 +25,7 @@ const (
 	sessionGrace       = 10 * time.Minute
 	unusedGrace        = 30 * time.Second
 	logoutGrace        = 2 * time.Second
+	defaultLockGrace   = 30 * time.Second
 )
 
 // pingTimeout is how long nothing at all may arrive on a connection before it
@@ -46,6 +48,8 @@ type sessions struct {
 	chat   *chat
 	budget *rpc.Budget
 	log    *slog.Logger
+
+	lockGrace time.Duration // how long locks outlast the connection
 
 	mu     sync.Mutex
 	byID   map[auth.SessionID]*session
@@ -71,12 +75,13 @@ type session struct {
 	epoch   uint32      // the newest that was proven
 	serving uint32      // the newest whose connection runs or ran
 	expiry  *time.Timer // runs while there is no connection
+	locks   *time.Timer // the same, for the session's locks
 	over    bool
 }
 
-func newSessions(e *export.Export, runAs uint8, c *chat, budget *rpc.Budget, log *slog.Logger) *sessions {
+func newSessions(e *export.Export, runAs uint8, c *chat, budget *rpc.Budget, lockGrace time.Duration, log *slog.Logger) *sessions {
 	return &sessions{
-		export: e, runAs: runAs, chat: c, budget: budget, log: log,
+		export: e, runAs: runAs, chat: c, budget: budget, lockGrace: cmp.Or(lockGrace, defaultLockGrace), log: log,
 		byID: make(map[auth.SessionID]*session), users: make(map[string]int),
 	}
 }
@@ -213,7 +218,8 @@ func (s *session) take(epoch uint32) bool {
 	s.serving = epoch
 	if s.expiry != nil {
 		s.expiry.Stop()
-		s.expiry = nil
+		s.locks.Stop()
+		s.expiry, s.locks = nil, nil
 	}
 	if s.chat != nil {
 		s.chat.Connected()
@@ -222,26 +228,32 @@ func (s *session) take(epoch uint32) bool {
 }
 
 // lost starts the expiry when the connection of this epoch was the newest. cause
-// is why it ended.
+// is why it ended. The grace of locks counts from the last sign of life.
 func (s *session) lost(epoch uint32, grace time.Duration, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || epoch != s.serving {
 		return
 	}
+	var silence time.Duration
+	if errors.Is(cause, rpc.ErrIdle) {
+		silence = pingTimeout
+	}
 	if s.chat != nil {
-		var silence time.Duration
-		if errors.Is(cause, rpc.ErrIdle) {
-			silence = pingTimeout
-		}
 		s.chat.Lost(silence)
 	}
-	s.expiry = time.AfterFunc(grace, func() {
+	s.expiry = s.after(epoch, grace, func() { s.end(errExpired) })
+	s.locks = s.after(epoch, s.table.lockGrace-silence, s.files.LoseLocks)
+}
+
+// after runs f unless a connection has come by then.
+func (s *session) after(epoch uint32, d time.Duration, f func()) *time.Timer {
+	return time.AfterFunc(max(0, d), func() {
 		s.mu.Lock()
-		current := epoch == s.serving
+		current := epoch == s.serving && !s.over
 		s.mu.Unlock()
 		if current {
-			s.end(errExpired)
+			f()
 		}
 	})
 }
@@ -264,6 +276,7 @@ func (s *session) end(cause error) {
 	s.over = true
 	if s.expiry != nil {
 		s.expiry.Stop()
+		s.locks.Stop()
 	}
 	s.mu.Unlock()
 	t := s.table

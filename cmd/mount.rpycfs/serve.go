@@ -31,12 +31,16 @@ type serving struct {
 
 // start logs in, attaches and mounts. The mount is being served on return.
 func start(ctx context.Context, j *job, term *login.Terminal, log *slog.Logger) (*serving, error) {
-	session, err := dial(ctx, j, term, log)
+	var calls *mount.Callbacks
+	if !j.NoLock {
+		calls = mount.NewCallbacks()
+	}
+	session, err := dial(ctx, j, term, calls, log)
 	if err != nil {
 		return nil, err
 	}
 	s := &serving{session: session, log: log, forget: func() {}, ended: make(chan struct{})}
-	if err := s.mount(ctx, j); err != nil {
+	if err := s.mount(ctx, j, calls); err != nil {
 		session.Close(context.Background())
 		return nil, err
 	}
@@ -47,12 +51,12 @@ func start(ctx context.Context, j *job, term *login.Terminal, log *slog.Logger) 
 	return s, nil
 }
 
-func (s *serving) mount(ctx context.Context, j *job) error {
+func (s *serving) mount(ctx context.Context, j *job, calls *mount.Callbacks) error {
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
 	fs, err := mount.Attach(ctx, s.session.Peer(), mount.Config{
 		Path: j.Path, Source: j.Source, IDs: j.IDs, ACL: j.ACL, AllowOther: j.AllowOther,
-		Flags: j.Flags, Fusermount: j.Fusermount, Logger: s.log,
+		Flags: j.Flags, Fusermount: j.Fusermount, Callbacks: calls, Logger: s.log,
 	})
 	if err != nil {
 		return explainAttach(j, err)

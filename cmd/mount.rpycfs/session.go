@@ -8,6 +8,8 @@ import (
 	"github.com/rpycfs/rpycfs/auth"
 	"github.com/rpycfs/rpycfs/client"
 	"github.com/rpycfs/rpycfs/internal/login"
+	"github.com/rpycfs/rpycfs/mount"
+	"github.com/rpycfs/rpycfs/rpc"
 )
 
 const (
@@ -23,10 +25,14 @@ var hints = login.Hints{
 	NoMethod: "credentials=FILE, identity=FILE or " + login.PasswordVariable,
 }
 
-// dial logs in.
-func dial(ctx context.Context, j *job, term *login.Terminal, log *slog.Logger) (*client.Session, error) {
+// dial logs in. calls answers the daemon's; nil: none.
+func dial(ctx context.Context, j *job, term *login.Terminal, calls *mount.Callbacks, log *slog.Logger) (*client.Session, error) {
+	var root *rpc.Mux
+	if calls != nil {
+		root = calls.Mux()
+	}
 	return login.Connect(ctx, &j.Person, term, j.Timeout, func(ctx context.Context, a *auth.Client) (*client.Session, error) {
 		a.Warn = func(err error) { log.Warn("log-in", "err", err) }
-		return client.Dial(ctx, client.Config{Address: j.Address, Auth: a, Joined: joinedConnections, Log: log})
+		return client.Dial(ctx, client.Config{Address: j.Address, Auth: a, Root: root, Joined: joinedConnections, Log: log})
 	})
 }

@@ -42,6 +42,7 @@ type options struct {
 	RunAs         string        `help:"Whose rights decide: daemon (default), account or caller; with --user, no_root_squash may follow after a comma." placeholder:"MODE" default:"daemon"`
 	TLSCert       string        `name:"tls-cert" help:"Certificate (PEM) to use in place of the server's own key." placeholder:"FILE" type:"path"`
 	TLSKey        string        `name:"tls-key" help:"Key (PEM) of --tls-cert." placeholder:"FILE" type:"path"`
+	LockGrace     time.Duration `help:"How long the locks of a client whose connection is lost are kept (default ${default})." placeholder:"DURATION" default:"30s"`
 	NoChat        bool          `name:"no-chat" help:"Serve no chat."`
 	PresenceGrace time.Duration `help:"How long a chat user whose connection is lost is not yet offline (default 30s)." placeholder:"DURATION"`
 	ChatRetention string        `help:"How much of each chat room is kept unless its owner says otherwise: a number of messages or a duration (default all)." placeholder:"COUNT|DURATION"`
@@ -106,6 +107,8 @@ func (o *options) check() error {
 		return errors.New("no directory to export; see rpycfsd --help")
 	case (o.TLSCert == "") != (o.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together")
+	case o.LockGrace <= 0:
+		return fmt.Errorf("--lock-grace=%v is no time", o.LockGrace)
 	case o.Port < 0 || o.Port > 65535:
 		return fmt.Errorf("--port=%d is no TCP port", o.Port)
 	case o.Port != 0 && len(o.Listen) > 0:
@@ -204,7 +207,7 @@ func (o *options) serve(ctx context.Context, stderr io.Writer) error {
 	syscall.Umask(0)
 	d, err := rpycfsd.New(rpycfsd.Config{
 		Path: o.Path, ReadOnly: o.ReadOnly, RunAs: runAs, Listen: o.listen(), State: state,
-		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat, Log: log,
+		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat, LockGrace: o.LockGrace, Log: log,
 	})
 	if err != nil {
 		return err

@@ -62,7 +62,7 @@ func timespec(ts syscall.Timespec) time.Time { return time.Unix(ts.Unix()) }
 func times(t *T) {
 	t.write("f", "")
 	t.mkdir("d")
-	for _, at := range []time.Time{stamp(1, 0), stamp(1_000_000_000, 123_456_789), stamp(1_700_000_000, 999_999_999), stamp(-86_400, 5), stamp(4_000_000_000, 1)} {
+	for _, at := range []time.Time{stamp(1, 0), stamp(1_000_000_000, 123_456_789), stamp(1_700_000_000, 999_999_999), stamp(-86_400, 5), stamp(-2_000_000_000, 999_999_999), stamp(4_000_000_000, 1), stamp(8_000_000_000, 2)} {
 		for _, name := range []string{"f", "d"} {
 			mt := at.Add(time.Hour)
 			t.ok(os.Chtimes(t.path(name), at, mt))

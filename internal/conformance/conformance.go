@@ -161,9 +161,25 @@ func stamp(sec, nsec int64) time.Time { return time.Unix(sec, nsec) }
 
 // table holds every test by name.
 var table = map[string]test{
-	"CreateModes":          {run: createModes},
-	"CreateExclusive":      {run: createExclusive},
-	"OpenErrors":           {run: openErrors},
+	"CreateModes":     {run: createModes},
+	"CreateExclusive": {run: createExclusive},
+	"OpenErrors":      {run: openErrors},
+	"ErrorOrder":      {run: errorOrder},
+	"ChangeTimes":     {run: changeTimes},
+	"CreateModesAll":  {run: createModesAll},
+	"LargeOffsets":    {run: largeOffsets},
+	"CopyWithin":      {run: copyWithin},
+	"UnlinkedMapped":  {run: unlinkedMapped},
+
+	"PathMax":          {run: pathMax},
+	"DeeperThanPaths":  {run: deeperThanPaths},
+	"LinkChains":       {run: linkChains},
+	"LongTargets":      {run: longTargets},
+	"AnyBytes":         {run: anyBytes},
+	"SeekAfterChanges": {run: seekAfterChanges},
+	"DirRemade":        {run: dirRemade},
+	"PathAfterRename":  {run: pathAfterRename},
+
 	"OpenTruncate":         {run: openTruncate},
 	"OpenNoFollow":         {run: openNoFollow},
 	"OpenDirectory":        {run: openDirectory},
@@ -259,6 +275,10 @@ var table = map[string]test{
 	"ACLAccess":       {run: aclAccess, needs: ACLs},
 	"ACLDefault":      {run: aclDefault, needs: ACLs},
 	"IoctlUnknown":    {run: ioctlUnknown},
-	"LocksLocal":      {run: locksLocal},
+	"LockRanges":      {run: lockRanges},
+	"LockErrors":      {run: lockErrors},
+	"LockClose":       {run: lockClose},
+	"LockFlock":       {run: lockFlock},
+	"LockWaits":       {run: lockWaits},
 	"Exec":            {run: execFile},
 }

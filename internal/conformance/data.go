@@ -371,18 +371,6 @@ func ioctlUnknown(t *T) {
 	t.fails(err, syscall.ENOTTY)
 }
 
-func locksLocal(t *T) {
-	a, b := t.open("f", os.O_CREATE|os.O_RDWR), t.open("f", os.O_RDWR)
-	t.ok(unix.Flock(int(a.Fd()), unix.LOCK_EX))
-	t.fails(unix.Flock(int(b.Fd()), unix.LOCK_EX|unix.LOCK_NB), syscall.EWOULDBLOCK)
-	t.ok(unix.Flock(int(a.Fd()), unix.LOCK_UN))
-	t.ok(unix.Flock(int(b.Fd()), unix.LOCK_EX|unix.LOCK_NB))
-	lock := unix.Flock_t{Type: unix.F_WRLCK, Len: 10}
-	t.ok(unix.FcntlFlock(a.Fd(), unix.F_OFD_SETLK, &lock))
-	lock = unix.Flock_t{Type: unix.F_WRLCK, Start: 5, Len: 10}
-	t.fails(unix.FcntlFlock(b.Fd(), unix.F_OFD_SETLK, &lock), syscall.EAGAIN)
-}
-
 func execFile(t *T) {
 	t.ok(os.WriteFile(t.path("script"), []byte("#!/bin/sh\necho ran\n"), 0o755))
 	out, err := exec.Command(t.path("script")).CombinedOutput()

@@ -32,6 +32,7 @@ options:
   knownhosts=FILE    keys of known daemons
   ro, rw             read-only or not
   allow_other        let other users of this machine in
+  nolock             locks are seen by programs of this machine only
   idmap=HOW          self, raw or name: which owners there are which here
   acl, noacl         pass POSIX ACLs on, or not
   uid=N gid=N        show everything as this owner or group

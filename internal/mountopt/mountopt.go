@@ -118,6 +118,7 @@ type Options struct {
 	Flags      uintptr // MS_… bits for mount(2)
 	ACL        *bool   // pass POSIX ACLs on
 	AllowOther bool
+	NoLock     bool   // locks are local only
 	IDMap      string // self, raw or name
 	UID, GID   *uint32
 	Umask      *uint32
@@ -232,6 +233,8 @@ var plain = map[string]func(*Options){
 
 	"acl":         func(o *Options) { o.ACL = new(true) },
 	"noacl":       func(o *Options) { o.ACL = new(false) },
+	"lock":        func(o *Options) { o.NoLock = false },
+	"nolock":      func(o *Options) { o.NoLock = true },
 	"allow_other": func(o *Options) { o.AllowOther = true },
 	"foreground":  func(o *Options) { o.Foreground = true },
 

@@ -103,6 +103,19 @@ func (e *Export) expect(n *node, p *beneath.Path) (*beneath.Path, error) {
 	return p, nil
 }
 
+// hold returns the node with an identity if it has a descriptor, which is
+// acquired, and remembers the name. Otherwise it returns nil.
+func (e *Export) hold(id ident, at hint) *node {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.nodes[id]
+	if n == nil || n.path == nil {
+		return nil
+	}
+	e.take(n)
+	return e.metLocked(id, at)
+}
+
 // install makes p the descriptor of n and counts the caller as a user. If n got
 // one meanwhile, that is returned and p closed.
 func (e *Export) install(n *node, p *beneath.Path) *beneath.Path {

@@ -94,8 +94,11 @@ func TestHardLinks(t *testing.T) {
 func TestSpaceIsFreed(t *testing.T) {
 	v := newEnv(t, Config{}, Identity{}, tree)
 	idle := func() int { _, n := v.e.counts(); return n }
-	f := v.lookup("file")
 	base := idle()
+	f := v.lookup("file")
+	if idle() != base+1 {
+		t.Errorf("%d descriptors kept, want %d", idle(), base+1)
+	}
 	h := v.open(f.Node, fsproto.OpenRead)
 	do(v, fsproto.Unlink, fsproto.UnlinkReq{Parent: root, Name: "file"})
 	v.release(h)
@@ -113,6 +116,58 @@ func TestSpaceIsFreed(t *testing.T) {
 	v.e.closeIdle(time.Now())
 	if idle() != base {
 		t.Errorf("%d descriptors kept, want %d", idle(), base)
+	}
+}
+
+// TestOpenAfterReplace opens what was looked up before another file was renamed
+// over it, also when the lookup is too long ago to be believed, and does so
+// where no descriptor was left to keep.
+func TestOpenAfterReplace(t *testing.T) {
+	v := newEnv(t, Config{}, Identity{}, tree)
+	replace := func(content string) {
+		must(t, os.WriteFile(v.path("new"), []byte(content), 0o644))
+		must(t, os.Rename(v.path("new"), v.path("file")))
+	}
+	age := func(node fsproto.Node, by time.Duration) {
+		v.s.mu.Lock()
+		defer v.s.mu.Unlock()
+		v.s.numbers[node].r.checked = time.Now().Add(-by)
+	}
+	for _, by := range []time.Duration{0, recheckAfter} {
+		replace("old")
+		f := v.lookup("file")
+		replace("new")
+		age(f.Node, by)
+		h := v.open(f.Node, fsproto.OpenRead)
+		if b, err := v.read(h, 0, 10); string(b) != "old" || err != nil {
+			t.Errorf("after %v the replaced file holds %q, %v", by, b, err)
+		}
+		v.release(h)
+	}
+	f := v.lookup("file")
+	replace("newer")
+	age(f.Node, idleAfter)
+	fail(v, fsproto.Open, fsproto.OpenReq{Node: f.Node, Handle: newHandle()}, syscall.ESTALE)
+
+	f = v.lookup("file")
+	age(f.Node, recheckAfter)
+	must(t, os.Rename(v.path("file"), t.TempDir()+"/file")) // not removed: it lies elsewhere
+	fail(v, fsproto.Open, fsproto.OpenReq{Node: f.Node, Handle: newHandle()}, syscall.ESTALE)
+}
+
+// TestLookupWithoutDescriptors: a daemon at its limit of descriptors still finds
+// files.
+func TestLookupWithoutDescriptors(t *testing.T) {
+	v := newEnv(t, Config{}, Identity{}, tree)
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	none := limit
+	none.Cur = 0
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &none))
+	res, err := try(v, fsproto.Lookup, fsproto.LookupReq{Parent: root, Name: "file"})
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	if err != nil || !res.Exists {
+		t.Errorf("lookup: %+v, %v", res, err)
 	}
 }
 

@@ -130,7 +130,7 @@ func (s *Session) createOpen(c call, d object, req *fsproto.CreateReq) (*node, *
 	if err != nil {
 		return nil, nil, err
 	}
-	n, err := s.internPath(p, hint{d.n.id, req.Name})
+	n, _, err := s.internPath(p, hint{d.n.id, req.Name})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -148,7 +148,7 @@ func (s *Session) adopt(f *beneath.File, at hint) (*node, *beneath.File, error) 
 	p, err := f.Path()
 	if err == nil {
 		var n *node
-		if n, err = s.internPath(p, at); err == nil {
+		if n, _, err = s.internPath(p, at); err == nil {
 			return n, f, nil
 		}
 	}
@@ -156,18 +156,17 @@ func (s *Session) adopt(f *beneath.File, at hint) (*node, *beneath.File, error) 
 	return nil, nil, err
 }
 
-// internPath returns the node that p refers to, with its descriptor acquired.
-// It takes p over.
-func (s *Session) internPath(p *beneath.Path, at hint) (*node, error) {
-	st, err := p.Stat()
-	var n *node
+// internPath returns the node that p refers to, with its descriptor acquired,
+// and its attributes. It takes p over.
+func (s *Session) internPath(p *beneath.Path, at hint) (n *node, st beneath.Stat, err error) {
+	st, err = p.Stat()
 	if err == nil {
 		n, err = s.e.intern(&st, at, p.Handle)
 	}
 	if err != nil {
 		p.Close()
-		return nil, err
+		return nil, st, err
 	}
 	s.e.install(n, p)
-	return n, nil
+	return n, st, nil
 }

@@ -26,6 +26,7 @@ const escapeOps = 100_000
 type hostile struct {
 	t       *testing.T
 	s       *Session
+	peer    *rpc.Peer       // whose locks these are; it never has a connection
 	outside map[uint64]bool // inode numbers
 	creds   []uint32
 
@@ -128,7 +129,7 @@ func (h *hostile) request(rnd *rand.Rand) {
 	if c, ok := req.(*fsproto.CreateReq); ok {
 		c.NewNode |= fsproto.ClientChosen
 	}
-	r := &rpc.Request{Peer: new(rpc.Peer), Op: m.op, Cred: h.creds[rnd.IntN(len(h.creds))], Data: []byte("ESCAPED")}
+	r := &rpc.Request{Peer: h.peer, Op: m.op, Cred: h.creds[rnd.IntN(len(h.creds))], Data: []byte("ESCAPED")}
 	if m.call(h.s, context.Background(), r, req, res) == nil {
 		h.inspect(m.op.Name, reflect.ValueOf(res).Elem(), rnd)
 		h.mu.Lock()
@@ -172,7 +173,10 @@ func escape(t *testing.T, runAs uint8, ops int) {
 	s, err := e.NewSession(Identity{RunAs: runAs, NoRootSquash: true})
 	must(t, err)
 	t.Cleanup(s.Close)
-	h := &hostile{t: t, s: s, outside: inodes, creds: []uint32{0, 0, 0, 1, 2}, nodes: make([]fsproto.Node, 32), handles: make([]fsproto.FileHandle, 8), ok: map[string]int{}}
+	h := &hostile{
+		t: t, s: s, peer: rpc.NewPeer(rpc.Config{}), outside: inodes, creds: []uint32{0, 0, 0, 1, 2},
+		nodes: make([]fsproto.Node, 32), handles: make([]fsproto.FileHandle, 8), ok: map[string]int{},
+	}
 	h.nodes[0] = root
 	for i := range h.handles {
 		h.handles[i] = e.seal(e.root, e.root.id)

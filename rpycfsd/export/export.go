@@ -24,7 +24,10 @@
 //
 // In order: Session.mu, Export.mu. Both guard memory only: no system call is
 // made under them. handle.pos orders the calls that move an open file's position
-// (appends, seeks, listings) and is held across them, alone.
+// (appends, seeks, listings) and is held across them, alone. lockTable.mu is one
+// file's: it is held across the calls that lock the file in the kernel, which do
+// not wait. Under it Export.mu, sessionLocks.mu and lockGraph.mu are taken, alone
+// and for memory only; it is never taken under any other.
 package export
 
 import (
@@ -63,6 +66,9 @@ type Config struct {
 	// eighth of RLIMIT_NOFILE; all sessions together get a quarter. An open file
 	// takes two descriptors.
 	MaxHandles int
+	// MaxLocks bounds the ranges that one session has locked, and those that all
+	// have on one file, default DefaultLocks.
+	MaxLocks int
 	// Descriptors bounds the cache of descriptors to nodes that no call uses,
 	// default a quarter of RLIMIT_NOFILE, at most MaxDescriptors.
 	Descriptors int
@@ -71,12 +77,18 @@ type Config struct {
 // Limits and their defaults.
 const (
 	DefaultNodes   = 1 << 20 // nodes of one session, some 400 bytes each
+	DefaultLocks   = 16384   // locked ranges of one session
 	MaxDescriptors = 16384   // cached descriptors
 	MaxCreds       = fsproto.MaxCreds
 )
 
 // recheckAfter is how long it is believed that a node is beneath the root.
 const recheckAfter = 500 * time.Millisecond
+
+// recheckDirAfter is the same for a directory that something is to be found in:
+// what was looked up a moment ago is then good for the rest of recheckAfter, and
+// not at its end already.
+const recheckDirAfter = recheckAfter / 2
 
 // idleAfter is how long the descriptor of an unused file is kept. It keeps the
 // space of a file that was removed behind our back.
@@ -96,8 +108,11 @@ type Export struct {
 	owners  *idname.Service
 	pool    *identity.Pool // threads of others; nil where everything is the daemon's
 
-	handles    atomic.Int64 // open files of all sessions
+	handles    atomic.Int64 // open files of all sessions, descriptions for locks among them
 	maxHandles int64
+
+	foreign   atomic.Int64 // queued locks that local programs are in the way of
+	lockGraph lockGraph
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -115,10 +130,12 @@ func Open(cfg Config) (*Export, error) {
 	}
 	cfg.MaxNodes = cmp.Or(cfg.MaxNodes, DefaultNodes)
 	cfg.MaxHandles = cmp.Or(cfg.MaxHandles, limit/8)
+	cfg.MaxLocks = cmp.Or(cfg.MaxLocks, DefaultLocks)
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
 		owners: idname.New(), nodes: make(map[ident]*node), stop: make(chan struct{}),
+		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

@@ -175,6 +175,37 @@ func (s *Session) enter(d object, name string, st *beneath.Stat, chosen fsproto.
 	return s.introduce(n, st, chosen, d.checked, force, en)
 }
 
+// enterHeld is enter for an entry that is likely to be used next: its descriptor
+// is left in the cache, so that an open finds this very file although another
+// has been renamed over it meanwhile. Where there are no descriptors left it is
+// known without.
+func (s *Session) enterHeld(d object, name string, en *fsproto.Entry) error {
+	st, err := d.p.StatAt(name)
+	if err != nil {
+		return err
+	}
+	at := hint{d.n.id, name}
+	id, err := identOf(&st, d.handleAt(name))
+	if err != nil {
+		return err
+	}
+	n := s.e.hold(id, at)
+	if n == nil {
+		p, err := d.p.Walk(name)
+		if isErrno(err, syscall.EMFILE, syscall.ENFILE) {
+			return s.enter(d, name, &st, 0, false, en)
+		}
+		if err != nil {
+			return err
+		}
+		if n, st, err = s.internPath(p, at); err != nil {
+			return err
+		}
+	}
+	defer s.e.release(n)
+	return s.introduce(n, &st, 0, d.checked, false, en)
+}
+
 // enterNew is enter for an entry that the call has made.
 func (s *Session) enterNew(d object, name string, chosen fsproto.Node, res *fsproto.CreateRes) error {
 	st, err := d.p.StatAt(name)

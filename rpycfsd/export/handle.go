@@ -2,6 +2,7 @@ package export
 
 import (
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/rpycfs/rpycfs/fsproto"
@@ -13,10 +14,15 @@ import (
 // handle is an open file or directory. While it is open its node keeps its
 // descriptor.
 type handle struct {
+	num    fsproto.Handle
 	f      *beneath.File
 	r      *ref
 	writes bool         // open for writing
 	as     *identity.ID // who opened it; nil: the daemon
+
+	locks     atomic.Pointer[lockTable] // set before anything is locked through it
+	lockUsers lockUsers
+	lost      atomic.Bool // locks that were set through it are gone: EIO
 
 	pos sync.Mutex // held by what moves f's position
 
@@ -42,13 +48,16 @@ func (h *handle) mayWrite(errno syscall.Errno) error {
 }
 
 // handle returns an open file or directory, which stays open until done. EBADF
-// if there is none.
+// if there is none, EIO if it has lost locks.
 func (s *Session) handle(num fsproto.Handle) (*handle, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.handles[num]
 	if h == nil {
 		return nil, syscall.EBADF
+	}
+	if h.lost.Load() {
+		return nil, syscall.EIO
 	}
 	h.users++
 	return h, nil
@@ -87,8 +96,12 @@ func (s *Session) dismiss(h *handle) bool {
 	return h.users == 0
 }
 
-// finish closes h, which has left the table and has no users.
+// finish closes h, which has left the table and has no users. Its locks go
+// first, so that who waits for them is served.
 func (s *Session) finish(h *handle) {
+	if t := h.locks.Load(); t != nil {
+		t.dismiss(h, syscall.EBADF, false)
+	}
 	h.f.Close()
 	s.e.handles.Add(-1)
 	s.mu.Lock()
@@ -159,7 +172,7 @@ func (s *Session) settle(c call, num fsproto.Handle, n *node, f *beneath.File, w
 		return errClosed
 	}
 	r.opens++
-	s.handles[num] = &handle{f: f, r: r, writes: writes, as: c.as, users: 1}
+	s.handles[num] = &handle{num: num, f: f, r: r, writes: writes, as: c.as, users: 1}
 	s.mu.Unlock()
 	return nil
 }

@@ -64,8 +64,8 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 	}
 }
 
-// methods holds the handler of every operation of fsproto, and says of those
-// that are not done as the caller whom they are done as.
+// methods holds the handler of every operation of fsproto that clients call, and
+// says of those that are not done as the caller whom they are done as.
 var methods = []method{
 	define(fsproto.Attach, (*Session).attach),
 	define(fsproto.Resolve, (*Session).resolve),
@@ -90,6 +90,9 @@ var methods = []method{
 	define(fsproto.Lseek, (*Session).lseek, asDaemon),
 	define(fsproto.CopyFileRange, (*Session).copyFileRange, asOpener),
 	define(fsproto.Tmpfile, (*Session).tmpfile),
+	define(fsproto.Getlk, (*Session).getlk, asDaemon),
+	define(fsproto.Setlk, (*Session).setlk, asDaemon),
+	define(fsproto.Cancellk, (*Session).cancellk, asDaemon),
 	define(fsproto.Opendir, (*Session).opendir),
 	define(fsproto.Readdir, (*Session).readdir),
 	define(fsproto.Mkdir, (*Session).mkdir),

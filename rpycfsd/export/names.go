@@ -13,11 +13,7 @@ func (s *Session) lookup(_ call, req *fsproto.LookupReq, res *fsproto.LookupRes)
 		return err
 	}
 	defer d.done()
-	st, err := d.p.StatAt(req.Name)
-	if err == nil {
-		err = s.enter(d, req.Name, &st, 0, false, &res.Entry)
-	}
-	switch {
+	switch err = s.enterHeld(d, req.Name, &res.Entry); {
 	case err == nil:
 		res.Exists = true
 	case !isErrno(err, syscall.ENOENT):

@@ -38,6 +38,7 @@ type node struct {
 
 	refs  int           // sessions that know it, calls and open files that use it
 	hints []hint        // the latest first
+	locks *lockTable    // nil: nobody has asked for a lock
 	path  *beneath.Path // nil: must be found again
 	users int           // of path: calls and open files; all are counted in refs
 	used  time.Time     // when users last became 0

@@ -49,6 +49,8 @@ type Session struct {
 	stamp   uint64
 	handles map[fsproto.Handle]*handle
 	creds   map[uint32]*identity.ID
+
+	locks sessionLocks
 }
 
 // ref is what a session knows of a node. It exists while the session has a
@@ -82,6 +84,7 @@ func (e *Export) NewSession(id Identity) (*Session, error) {
 		refs: make(map[*node]*ref), numbers: make(map[fsproto.Node]*number), next: fsproto.RootNode + 1,
 		handles: make(map[fsproto.Handle]*handle), own: own, creds: map[uint32]*identity.ID{0: own},
 	}
+	s.locks.init(e)
 	var names []string
 	for name := range strings.SplitSeq(id.Root, "/") {
 		if name != "" {
@@ -166,6 +169,7 @@ func (s *Session) Close() {
 	clear(s.handles)
 	idle := s.calls == 0
 	s.mu.Unlock()
+	s.locks.close()
 	for _, h := range closing {
 		s.finish(h)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"golang.org/x/sys/unix"
 )
 
 // object is a node that a call uses: it and its descriptor stay until done.
@@ -66,13 +67,17 @@ func (s *Session) verify(r *ref, p *beneath.Path) (time.Time, error) {
 	s.mu.Lock()
 	checked, opens := r.checked, r.opens
 	s.mu.Unlock()
-	if time.Since(checked) < recheckAfter {
+	if age := time.Since(checked); age < recheckDirAfter || age < recheckAfter && !r.n.isDir() {
 		return checked, nil
 	}
 	if opens > 0 && !r.n.isDir() {
 		return time.Now(), nil
 	}
+	last := checked
 	checked, err := s.find(r.n, p)
+	if isErrno(err, syscall.ESTALE) && time.Since(last) < idleAfter && removed(p) {
+		return last, nil
+	}
 	if err != nil {
 		if isErrno(err, syscall.ESTALE) {
 			s.log.Info("node is no longer beneath the root", "ino", r.n.id.ino)
@@ -92,6 +97,14 @@ func (s *Session) verify(r *ref, p *beneath.Path) (time.Time, error) {
 func (s *Session) find(n *node, p *beneath.Path) (checked time.Time, err error) {
 	s.e.asDaemon(func() { checked, err = s.locate(n, p, 0) })
 	return checked, err
+}
+
+// removed reports whether file p has no name left. It lies nowhere then, and who
+// has just looked it up may still open it, as one may who does so in one call on
+// a local disk.
+func removed(p *beneath.Path) bool {
+	st, err := p.Stat()
+	return err == nil && st.Nlink == 0 && st.Mode&unix.S_IFMT != unix.S_IFDIR
 }
 
 // locate finds out whether n is beneath the root now, and since when that is
@@ -153,7 +166,7 @@ func (s *Session) lately(n *node) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.refs[n]
-	if r == nil || time.Since(r.checked) >= recheckAfter {
+	if r == nil || time.Since(r.checked) >= recheckDirAfter {
 		return time.Time{}, false
 	}
 	return r.checked, true

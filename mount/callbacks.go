@@ -1,0 +1,80 @@
+package mount
+
+import (
+	"context"
+	"sync"
+	"syscall"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
+)
+
+// Callbacks answers the daemon's calls to a mount. It is made before the session
+// is dialled, because calls may come with the first connection, and given to
+// Attach.
+type Callbacks struct {
+	mux rpc.Mux
+
+	mu    sync.Mutex
+	last  uint64                        // number of a wait
+	waits map[uint64]chan syscall.Errno // capacity 1
+	lost  func([]fsproto.Handle)
+}
+
+// NewCallbacks returns Callbacks without a mount.
+func NewCallbacks() *Callbacks {
+	c := &Callbacks{waits: make(map[uint64]chan syscall.Errno)}
+	rpc.Handle(&c.mux, fsproto.LkGranted, c.lkGranted)
+	rpc.Handle(&c.mux, fsproto.LocksLost, c.locksLost)
+	return c
+}
+
+// Mux answers the daemon's calls.
+func (c *Callbacks) Mux() *rpc.Mux { return &c.mux }
+
+// serve tells of locks that were lost from now on.
+func (c *Callbacks) serve(lost func([]fsproto.Handle)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = lost
+}
+
+// wait returns a new number for a lock that may have to be waited for, and where
+// its end will be told: 0 that it is set.
+func (c *Callbacks) wait() (uint64, <-chan syscall.Errno) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last++
+	ch := make(chan syscall.Errno, 1)
+	c.waits[c.last] = ch
+	return c.last, ch
+}
+
+// forget gives a number up.
+func (c *Callbacks) forget(number uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.waits, number)
+}
+
+func (c *Callbacks) lkGranted(_ context.Context, _ *rpc.Request, req *fsproto.LkGrantedReq, _ *fsproto.Empty) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, g := range req.Grants {
+		if ch := c.waits[g.Wait]; ch != nil {
+			delete(c.waits, g.Wait)
+			ch <- syscall.Errno(g.Errno)
+		}
+	}
+	return nil
+}
+
+func (c *Callbacks) locksLost(_ context.Context, _ *rpc.Request, req *fsproto.LocksLostReq, _ *fsproto.Empty) error {
+	c.mu.Lock()
+	lost := c.lost
+	c.mu.Unlock()
+	if lost != nil {
+		lost(req.Handles)
+	}
+	return nil
+}

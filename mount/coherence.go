@@ -1,0 +1,85 @@
+package mount
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+)
+
+// The kernel fills the rest of a page behind the end of a file with zeros. When
+// it then learns that the file has grown, by attributes or by an append of our
+// own, those zeros would be read as data. So pages are dropped before the kernel
+// is told, from within the request that tells it, and every read that the daemon
+// has answered before is waited for: it holds the page's lock until the kernel
+// has its reply. Waiting is safe because who holds a page waits for a READ or
+// WRITE request only, which others answer. There are two exceptions:
+//
+//   - a change of size holds back write-back of mapped pages, which dropping them
+//     would wait for. The kernel drops pages itself there.
+//   - a write through the cache, O_APPEND set by fcntl(2) among them, holds the
+//     pages that it writes. The notifier drops them afterwards.
+
+// seen is what the kernel has of a node.
+type seen struct {
+	change  uint64 // change counter of the attributes that it was told last; 0: none
+	reads   uint32 // READ requests so far; it wraps
+	dropped uint32 // reads, when all pages that they brought had been dropped
+}
+
+// reading counts a READ request, before it is sent to the daemon.
+func (t *nodeTable) reading(id fsproto.Node) { t.update(id, func(n *node) { n.seen.reads++ }) }
+
+// seen returns what the kernel has of a node.
+func (t *nodeTable) seen(id fsproto.Node) (s seen) {
+	t.update(id, func(n *node) { s = n.seen })
+	return s
+}
+
+// newer reports whether the kernel was told of attributes later than a.
+func (t *nodeTable) newer(id fsproto.Node, a *fsproto.Attr) bool { return t.seen(id).change > a.Change }
+
+// show prepares the kernel for attributes that it is about to be told: if they
+// are others than before, pages that were read before do not outlive them.
+func (fs *FS) show(id fsproto.Node, a *fsproto.Attr) {
+	if fs.nodes.seen(id).change == a.Change {
+		return
+	}
+	fs.drop(id)
+	fs.nodes.update(id, func(n *node) { n.seen.change = a.Change })
+}
+
+// drop drops all pages of a file that the kernel may have, and waits for it. It
+// costs nothing where nobody has read since the last time.
+func (fs *FS) drop(id fsproto.Node) {
+	s := fs.nodes.seen(id)
+	if s.reads == s.dropped {
+		return
+	}
+	fs.notices.drop(id, 0)
+	fs.nodes.update(id, func(n *node) {
+		if int32(s.reads-n.seen.dropped) > 0 {
+			n.seen.dropped = s.reads
+		}
+	})
+}
+
+// refresh makes the kernel ask for the attributes of a file that is being opened
+// if those that it was told are out of date: who opens a file sees what others
+// had written when they closed it. Pages are dropped by the kernel itself.
+func (fs *FS) refresh(id fsproto.Node, a *fsproto.Attr) {
+	if fs.nodes.seen(id).change != a.Change {
+		fs.notices.drop(id, attrOnly)
+	}
+}
+
+// attrOnly is the offset that leaves the pages alone.
+const attrOnly = -1
+
+// drop makes the kernel forget attributes, and pages from an offset on. It waits
+// until that is done.
+func (n *notifier) drop(node fsproto.Node, off int64) {
+	// ENOENT: the kernel does not have the inode.
+	if st := n.kernel.InodeNotify(uint64(node), off, 0); !st.Ok() && st != fuse.ENOENT {
+		n.log.Debug("invalidate", "node", uint64(node), "status", st)
+	}
+}

@@ -1,0 +1,118 @@
+package mount
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+)
+
+func TestHotNames(t *testing.T) {
+	h := newHotNames()
+	if h.found(1, "a", 5) || h.found(1, "a", 5) {
+		t.Error("a name that nobody has changed is hot")
+	}
+	h.made(1, "a", 0)
+	if h.found(1, "a", 0) {
+		t.Error("a name that we have removed is hot")
+	}
+	if h.found(2, "a", 0) || h.found(1, "b", 7) {
+		t.Error("the same name elsewhere, or another one, is hot")
+	}
+	if !h.found(1, "a", 6) || !h.found(1, "a", 6) {
+		t.Error("a name that somebody else has made is not hot")
+	}
+	h.mu.Lock()
+	h.slot(1, "a").changed = time.Now().Add(-hotFor)
+	h.mu.Unlock()
+	if h.found(1, "a", 6) {
+		t.Error("a name stays hot")
+	}
+}
+
+// notices collects notifications of inodes.
+type notices []int64
+
+func (k *notices) InodeNotify(_ uint64, off, _ int64) fuse.Status {
+	*k = append(*k, off)
+	return fuse.OK
+}
+
+func (k *notices) EntryNotify(uint64, string) fuse.Status { return fuse.OK }
+
+// TestShow: pages are dropped before the kernel is told of another state of a
+// file, if it may have any.
+func TestShow(t *testing.T) {
+	var k notices
+	fs := &FS{nodes: newNodeTable(), notices: newNotifier(slog.New(slog.DiscardHandler))}
+	fs.notices.kernel = &k
+	fs.nodes.note(entry(9, 1), 1, "nine")
+	attr := func(change uint64) *fsproto.Attr { return &fsproto.Attr{Change: change} }
+	wants := func(what string, want ...int64) {
+		t.Helper()
+		if len(k) != len(want) || len(want) > 0 && k[0] != want[0] {
+			t.Errorf("%s: notified with offsets %v, want %v", what, k, want)
+		}
+		k = nil
+	}
+	fs.show(9, attr(1))
+	wants("nothing was read")
+	fs.nodes.reading(9)
+	fs.show(9, attr(1))
+	wants("nothing has changed")
+	fs.refresh(9, attr(1))
+	wants("opened unchanged")
+	fs.refresh(9, attr(2))
+	wants("opened after a change", attrOnly)
+	fs.show(9, attr(2))
+	wants("changed after a read", 0)
+	fs.show(9, attr(3))
+	wants("changed, but not read since")
+	fs.drop(9)
+	wants("appended, but not read since")
+	fs.nodes.reading(9)
+	fs.drop(9)
+	wants("appended after a read", 0)
+	if !fs.nodes.newer(9, attr(2)) || fs.nodes.newer(9, attr(3)) || fs.nodes.newer(8, attr(1)) {
+		t.Error("newer does not compare with what was told last")
+	}
+}
+
+// TestForgetOvertakes: two calls name a node. The reply to the later one is
+// there and forgotten before the reply to the earlier one: the node stays.
+func TestForgetOvertakes(t *testing.T) {
+	fs := &FS{nodes: newNodeTable(), naming: newNaming()} // without a daemon to tell
+	earlier := fs.naming.begin()
+	begun := fs.naming.now
+	fs.nodes.note(entry(9, 10), 1, "nine")
+	f, last := fs.nodes.forget(9, 1)
+	if !last {
+		t.Fatal("not forgotten")
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- fs.sendForgets(t.Context(), []fsproto.Forgotten{f}) }()
+	for waits := false; !waits; {
+		fs.naming.mu.Lock()
+		waits = fs.naming.now != begun
+		fs.naming.mu.Unlock()
+	}
+	select {
+	case err := <-sent:
+		t.Fatal("sent without waiting: ", err)
+	default:
+	}
+	fs.nodes.note(entry(9, 9), 1, "nine")
+	earlier()
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	if f, last := fs.nodes.forget(9, 1); !last || f.Stamp != 10 {
+		t.Errorf("forgotten later with %+v, %t, want the stamp that was seen", f, last)
+	}
+	if still := fs.nodes.gone([]fsproto.Forgotten{f}); len(still) != 1 {
+		t.Error("a node that nobody has named again is kept")
+	}
+}

@@ -1,0 +1,278 @@
+package mount
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
+)
+
+// lockOf translates a lock of the kernel's.
+func lockOf(in *fuse.LkIn) (fsproto.Lock, fuse.Status) {
+	l := fsproto.Lock{
+		Kind: fsproto.LockPosix, Owner: in.Owner, PID: in.Lk.Pid,
+		Start: in.Lk.Start, End: min(in.Lk.End, fsproto.LockEnd),
+	}
+	switch in.Lk.Typ {
+	case syscall.F_RDLCK:
+		l.Type = fsproto.LockRead
+	case syscall.F_WRLCK:
+		l.Type = fsproto.LockWrite
+	case syscall.F_UNLCK:
+		l.Type = fsproto.LockUnlock
+	default:
+		return l, fuse.EINVAL
+	}
+	if in.LkFlags&fuse.LK_FLOCK != 0 {
+		l.Kind, l.Start, l.End = fsproto.LockFlock, 0, fsproto.LockEnd
+	}
+	return l, fuse.OK
+}
+
+// GetLk tells which lock is in the way of one.
+func (fs *FS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Status {
+	l, st := lockOf(in)
+	if !st.Ok() {
+		return st
+	}
+	req := fsproto.GetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
+	var res fsproto.GetlkRes
+	if st := call(fs, cancel, &in.InHeader, fsproto.Getlk, &req, &res); !st.Ok() {
+		return st
+	}
+	out.Lk = fuse.FileLock{Typ: syscall.F_UNLCK}
+	if res.Conflict {
+		out.Lk = fuse.FileLock{Typ: syscall.F_RDLCK, Start: res.Lock.Start, End: res.Lock.End, Pid: res.Lock.PID}
+		if res.Lock.Type == fsproto.LockWrite {
+			out.Lk.Typ = syscall.F_WRLCK
+		}
+	}
+	return fuse.OK
+}
+
+// SetLk sets a lock or takes one away, and does not wait.
+func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
+	l, st := lockOf(in)
+	if !st.Ok() {
+		return st
+	}
+	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
+	defer ctx.end()
+	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
+	if l.Type == fsproto.LockUnlock {
+		return errno(fs.unlock(ctx, fsproto.Node(in.NodeId), &req))
+	}
+	node := fs.asked(in, &l)
+	granted := false
+	defer func() { fs.locks.answered(node, &l, granted) }()
+	for deadline, again := time.Now().Add(closingLimit), false; ; again = true {
+		res, err := fs.setlk(ctx, &req)
+		switch {
+		case err != nil:
+			return errno(err)
+		case !res.Refused:
+			granted = true
+			return fs.freshen(ctx, node)
+		case time.Now().After(deadline) || !fs.locks.awaitClosing(ctx, node, &res.Holder, again):
+			return fuse.EAGAIN
+		}
+	}
+}
+
+// asked notes that a lock is about to be asked for.
+func (fs *FS) asked(in *fuse.LkIn, l *fsproto.Lock) fsproto.Node {
+	node := fsproto.Node(in.NodeId)
+	fs.locks.asked(node, fs.nodes.parentOf(node), fsproto.Handle(in.Fh), l)
+	return node
+}
+
+// unlock takes locks away.
+func (fs *FS) unlock(ctx context.Context, node fsproto.Node, req *fsproto.SetlkReq) error {
+	changes, _ := fs.locks.changes(node, &req.Lock)
+	err := rpc.Call(ctx, fs.peer, fsproto.Setlk, req, &fsproto.SetlkRes{})
+	if err == nil && req.Lock.Start == 0 && req.Lock.End == fsproto.LockEnd {
+		fs.locks.unlocked(node, &req.Lock, changes)
+	}
+	return err
+}
+
+// setlk asks for a lock. If the call is given up the lock may be set all the
+// same, and is taken away behind.
+func (fs *FS) setlk(ctx context.Context, req *fsproto.SetlkReq) (*fsproto.SetlkRes, error) {
+	var res fsproto.SetlkRes
+	var dep rpc.Dep
+	_, err := rpc.CallWith(ctx, fs.peer, fsproto.Setlk, req, &res, rpc.Extra{Started: func(d rpc.Dep) { dep = d }})
+	if err != nil && ctx.Err() != nil {
+		fs.locks.settling.Go(func() { fs.undoSetlk(*req, dep) })
+	}
+	return &res, err
+}
+
+// undoSetlk takes away a lock that nobody waits for any more: its process is
+// being killed. A flock ends with the open file.
+func (fs *FS) undoSetlk(req fsproto.SetlkReq, dep rpc.Dep) {
+	ctx, after := fs.locks.ctx, rpc.Extra{}
+	if dep != (rpc.Dep{}) {
+		after.After = []rpc.Dep{dep}
+	}
+	if req.Wait != 0 {
+		_, _ = rpc.CallWith(ctx, fs.peer, fsproto.Cancellk, &fsproto.CancellkReq{Wait: req.Wait}, &fsproto.CancellkRes{}, after)
+		fs.callbacks.forget(req.Wait)
+	}
+	if req.Lock.Kind != fsproto.LockFlock {
+		req.Lock.Type, req.Wait = fsproto.LockUnlock, 0
+		_, _ = rpc.CallWith(ctx, fs.peer, fsproto.Setlk, &req, &fsproto.SetlkRes{}, after)
+	}
+}
+
+// SetLkw sets a lock and waits for it. Any signal ends the waiting: the kernel
+// asks again where the signal's handler wants that (SA_RESTART).
+func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
+	l, st := lockOf(in)
+	if !st.Ok() {
+		return st
+	}
+	if l.Type == fsproto.LockUnlock {
+		return fs.SetLk(cancel, in)
+	}
+	if l.Kind == fsproto.LockPosix && asksOFD(in.Pid) {
+		l.Kind = fsproto.LockOFD
+	}
+	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
+	defer ctx.end()
+	node := fs.asked(in, &l)
+	granted := false
+	defer func() { fs.locks.answered(node, &l, granted) }()
+	for {
+		err := fs.setlkw(ctx, cancel, in, l)
+		switch {
+		case err == nil:
+			granted = true
+			return fs.freshen(ctx, node)
+		case errors.Is(err, syscall.ECANCELED):
+			continue // the daemon has forgotten the queue, but not the open file
+		}
+		return errno(err)
+	}
+}
+
+// setlkw is one waiting for a lock.
+func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn, l fsproto.Lock) error {
+	number, told := fs.callbacks.wait()
+	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l, Wait: number}
+	res, err := fs.setlk(ctx, &req)
+	if err != nil || !res.Queued {
+		fs.callbacks.forget(number)
+		return err
+	}
+	select {
+	case e := <-told:
+		return grantError(e)
+	case <-fs.peer.Context().Done():
+		return rpc.ErrGone
+	case <-cancel:
+	}
+	var gone fsproto.CancellkRes
+	if err := rpc.Call(ctx, fs.peer, fsproto.Cancellk, &fsproto.CancellkReq{Wait: number}, &gone); err != nil {
+		fs.locks.settling.Go(func() { fs.undoSetlk(req, rpc.Dep{}) })
+		return err
+	}
+	if gone.Removed {
+		fs.callbacks.forget(number)
+		return syscall.EINTR
+	}
+	select { // what came first was the grant, which is being told
+	case e := <-told:
+		return grantError(e)
+	case <-fs.peer.Context().Done():
+		return rpc.ErrGone
+	case <-ctx.Done():
+		fs.locks.settling.Go(func() { fs.undoSetlk(req, rpc.Dep{}) })
+		return context.Canceled
+	}
+}
+
+func grantError(e syscall.Errno) error {
+	if e == 0 {
+		return nil
+	}
+	return e
+}
+
+// freshen drops what the kernel has cached of a file that was just locked, and
+// of the names beside it: others may have changed them under their locks. It
+// ends before the program is told of its lock.
+//
+// That cannot deadlock: a program that waits for a lock holds none of the
+// kernel's, and those that the kernel takes here are held by requests that are
+// answered without this one. They may take as long as the daemon, so that a
+// program that is being killed waits no longer.
+func (fs *FS) freshen(ctx context.Context, node fsproto.Node) fuse.Status {
+	dir := fs.locks.dirOf(node)
+	names, wait := fs.guard.stale(dir)
+	done := make(chan struct{})
+	fs.locks.settling.Go(func() {
+		defer close(done)
+		for _, name := range names {
+			fs.notices.kernel.EntryNotify(uint64(dir), name)
+		}
+		fs.notices.kernel.InodeNotify(uint64(node), 0, 0)
+	})
+	var slept <-chan time.Time
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		slept = t.C
+	}
+	for done != nil || slept != nil {
+		select {
+		case <-done:
+			done = nil
+		case <-slept:
+			slept = nil
+		case <-ctx.Done():
+			return fuse.EINTR
+		}
+	}
+	fs.guard.cleaned(dir)
+	return fuse.OK
+}
+
+// Flush is close(2) on one descriptor. There is nothing to report: each write
+// was answered when the daemon's kernel had taken it. It ends the range locks
+// that the closing process has on the file, through whatever descriptor.
+func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	if fs.locks == nil {
+		return fuse.OK
+	}
+	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: fsproto.Lock{
+		Kind: fsproto.LockPosix, Type: fsproto.LockUnlock, Owner: in.LockOwner, End: fsproto.LockEnd,
+	}}
+	if _, may := fs.locks.changes(fsproto.Node(in.NodeId), &req.Lock); !may {
+		return fuse.OK
+	}
+	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
+	defer ctx.end()
+	if err := fs.unlock(ctx, fsproto.Node(in.NodeId), &req); err != nil {
+		fs.log.Debug("unlock at close", "err", err) // a lost lock shows with the next use
+	}
+	return fuse.OK
+}
+
+// asksOFD reports whether the thread is inside fcntl(F_OFD_SETLKW). The kernel's
+// request does not tell those locks from a process's, but only a process's can
+// deadlock. Where this process may not look, they count as a process's.
+func asksOFD(tid uint32) bool {
+	const ofdSetlkw = "0x26"
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", tid))
+	fields := bytes.Fields(text) // number, descriptor, command, …
+	return err == nil && len(fields) > 2 && string(fields[2]) == ofdSetlkw
+}

@@ -41,6 +41,7 @@ func TestCallers(t *testing.T) {
 				"list without search":    listWithoutSearch,
 				"supplementary groups":   supplementaryGroups,
 				"execute only":           executeOnly,
+				"locks":                  locksOfUsers,
 				"a right that was given": rightGiven,
 			} {
 				t.Run(name, func(t *testing.T) { test(w.in(t), options) })
@@ -154,6 +155,32 @@ func executeOnly(w *world, options []string) {
 	w.ok(os.WriteFile(w.export+"/echo", data, 0o700))
 	w.ok(os.Chmod(w.export+"/echo", 0o711))
 	if got := w.as(mail, "$M/echo hello; cat $M/echo || true"); !strings.HasPrefix(got, "hello") || !strings.Contains(got, "Permission denied") {
+		w.Error(got)
+	}
+}
+
+// locksOfUsers: who may open a file may lock it, for others too.
+func locksOfUsers(w *world, options []string) {
+	uid, gid := onServer(games, options)
+	w.owned("lock", 0o644, uid, gid)
+	if got := w.as(games, "flock -x $M/lock echo locked"); got != "locked" {
+		w.Error(got)
+	}
+	cmd := w.worker(games, nil, "lock", w.point+"/lock")
+	in, err := cmd.StdinPipe()
+	w.ok(err)
+	out, err := cmd.StdoutPipe()
+	w.ok(err)
+	w.ok(cmd.Start())
+	if _, err := out.Read(make([]byte, 100)); err != nil {
+		w.Fatalf("no lock: %v", err)
+	}
+	if got := w.as(mail, "flock -n -s $M/lock echo locked || echo busy"); got != "busy" {
+		w.Errorf("while it is locked: %s", got)
+	}
+	w.ok(in.Close())
+	w.ok(cmd.Wait())
+	if got := w.as(mail, "flock -s $M/lock echo locked"); got != "locked" {
 		w.Error(got)
 	}
 }

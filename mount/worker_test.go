@@ -3,6 +3,7 @@ package mount_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -41,7 +42,8 @@ func (w *world) does(p person, job ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// work does a job: change DIR NAME, or make DIR NAME COUNT FORBIDDEN.
+// work does a job: change DIR NAME, make DIR NAME COUNT FORBIDDEN, or lock FILE,
+// which says so and keeps the lock until the end of its input.
 func work(args []string) int {
 	var err error
 	switch args[0] {
@@ -49,6 +51,15 @@ func work(args []string) int {
 		for how, change := range changes {
 			err = errors.Join(err, clears(args[1]+"/"+how+" by "+args[2], change))
 		}
+	case "lock":
+		err = withFile(args[1], unix.O_RDWR, func(fd int) error {
+			if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
+				return err
+			}
+			fmt.Println("locked")
+			_, err := io.Copy(io.Discard, os.Stdin)
+			return err
+		})
 	case "make":
 		var n int
 		if n, err = strconv.Atoi(args[3]); err == nil {

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
@@ -151,7 +150,7 @@ func testServer(t testing.TB) (*Server, *testSessions) {
 	sessions := &testSessions{}
 	return &Server{
 		Key: testKey(t, 100), Users: testUsers(t), Sessions: sessions,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Deadline: 5 * time.Second,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Deadline: DefaultDeadline,
 	}, sessions
 }
 

@@ -32,7 +32,7 @@ type Sessions interface {
 
 // Limits before a peer is authenticated, where a Server states none.
 const (
-	DefaultDeadline         = 10 * time.Second
+	DefaultDeadline         = 30 * time.Second
 	DefaultPlaces           = 256
 	DefaultPlacesPerAddress = 32
 	DefaultHandshakeBytes   = 24 << 10

@@ -42,8 +42,8 @@ func newForgetQueue(send func(context.Context, []fsproto.Forgotten) error, log *
 	return q
 }
 
-// add never waits.
-func (q *forgetQueue) add(f fsproto.Forgotten) {
+// add never waits, and reports whether the node will be given to send.
+func (q *forgetQueue) add(f fsproto.Forgotten) bool {
 	q.mu.Lock()
 	if len(q.waiting) >= maxForgets {
 		if !q.dropped {
@@ -51,7 +51,7 @@ func (q *forgetQueue) add(f fsproto.Forgotten) {
 		}
 		q.dropped = true
 		q.mu.Unlock()
-		return
+		return false
 	}
 	q.waiting = append(q.waiting, f)
 	q.mu.Unlock()
@@ -59,6 +59,7 @@ func (q *forgetQueue) add(f fsproto.Forgotten) {
 	case q.wake <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // stop ends the worker; what still waits ends with the session.

@@ -92,6 +92,7 @@ type FS struct {
 	access  *accessCache
 	handles *handleTable
 	naming  *naming
+	backlog backlog
 	forgets *forgetQueue
 	trimmer *trimmer
 	notices *notifier

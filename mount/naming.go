@@ -72,6 +72,7 @@ func (n *naming) wait(ctx context.Context) error {
 // been told of again. The kernel waits for no answer, so a failure is only
 // logged: the nodes end with the session then.
 func (fs *FS) sendForgets(ctx context.Context, nodes []fsproto.Forgotten) error {
+	defer fs.backlog.end(len(nodes))
 	if err := fs.naming.wait(ctx); err != nil {
 		return err
 	}

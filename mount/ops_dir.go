@@ -15,6 +15,12 @@ func makeNode[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc
 	if st := nameStatus(name); !st.Ok() {
 		return st
 	}
+	return fs.withSpace(cancel, func() fuse.Status {
+		return makeNodeOnce(fs, cancel, h, op, req, parent, name, out)
+	})
+}
+
+func makeNodeOnce[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[Req, fsproto.CreateNodeRes], req *Req, parent fsproto.Node, name string, out *fuse.EntryOut) fuse.Status {
 	defer fs.naming.begin()()
 	var res fsproto.CreateNodeRes
 	st := call(fs, cancel, h, op, req, &res)
@@ -105,7 +111,7 @@ func (fs *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName
 		NewParent: fsproto.Node(in.Newdir), NewName: newName, Flags: in.Flags,
 	}
 	var res fsproto.RenameRes
-	st := call(fs, cancel, &in.InHeader, fsproto.Rename, &req, &res)
+	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Rename, &req, &res)
 	fs.nodes.touch(req.Parent, req.NewParent, res.Node, res.Replaced)
 	if !st.Ok() {
 		return st

@@ -90,6 +90,10 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 // Create makes a file and opens it, or opens the one that somebody else has
 // made since the kernel looked.
 func (fs *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	return fs.withSpace(cancel, func() fuse.Status { return fs.create(cancel, in, name, out) })
+}
+
+func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	flags, st := openFlags(in.Flags)
 	if !st.Ok() {
 		return st
@@ -176,10 +180,18 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Write.Info)
 	defer ctx.end()
-	n, at, err := fs.write(ctx, req, data)
+	var n uint32
+	var at uint64
+	st := fs.withSpace(cancel, func() fuse.Status {
+		var err error
+		if n, at, err = fs.write(ctx, req, data); n > 0 {
+			return fuse.OK // the next write meets the error
+		}
+		return errno(err)
+	})
 	fs.nodes.touch(f.node)
-	if n == 0 && err != nil {
-		return 0, errno(err)
+	if !st.Ok() {
+		return 0, st
 	}
 	switch {
 	case f.direct && req.Flags&fsproto.WriteAppend != 0:
@@ -271,6 +283,8 @@ func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 // release closes a handle at the daemon. It is not cut short: what is left over
 // would stay open until the session ends.
 func (fs *FS) release(h fsproto.Handle) {
+	fs.backlog.begin()
+	defer fs.backlog.end(1)
 	if err := rpc.Call(context.Background(), fs.peer, fsproto.Release, &fsproto.ReleaseReq{Handle: h}, &fsproto.Empty{}); err != nil {
 		fs.log.Debug("release", "handle", uint64(h), "err", err)
 	}
@@ -282,7 +296,7 @@ func (fs *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Statu
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	req := fsproto.FallocateReq{Handle: fsproto.Handle(in.Fh), Mode: in.Mode, Offset: in.Offset, Length: in.Length}
-	st := call(fs, cancel, &in.InHeader, fsproto.Fallocate, &req, &fsproto.AttrRes{})
+	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Fallocate, &req, &fsproto.AttrRes{})
 	fs.nodes.touch(fsproto.Node(in.NodeId))
 	return st
 }
@@ -314,7 +328,7 @@ func (fs *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (u
 		To: fsproto.Handle(in.FhOut), ToOffset: in.OffOut, Length: min(in.Len, maxCopy),
 	}
 	var res fsproto.CopyRes
-	st := call(fs, cancel, &in.InHeader, fsproto.CopyFileRange, &req, &res)
+	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.CopyFileRange, &req, &res)
 	fs.nodes.touch(fsproto.Node(in.NodeIdOut))
 	if !st.Ok() {
 		return 0, st

@@ -101,7 +101,10 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Nod
 // Forget takes references of the kernel back.
 func (fs *FS) Forget(nodeid, nlookup uint64) {
 	if f, last := fs.nodes.forget(fsproto.Node(nodeid), nlookup); last {
-		fs.forgets.add(f)
+		fs.backlog.begin()
+		if !fs.forgets.add(f) {
+			fs.backlog.end(1)
+		}
 	}
 }
 

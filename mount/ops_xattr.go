@@ -111,7 +111,7 @@ func (fs *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string,
 	}
 	req := fsproto.SetxattrReq{Node: fsproto.Node(in.NodeId), Name: attr, Value: data, Flags: in.Flags}
 	var res fsproto.AttrRes
-	st := call(fs, cancel, &in.InHeader, fsproto.Setxattr, &req, &res)
+	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Setxattr, &req, &res)
 	fs.nodes.touch(req.Node)
 	return st
 }

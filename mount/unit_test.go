@@ -84,6 +84,42 @@ func TestForgetQueue(t *testing.T) {
 	q.stop()
 }
 
+// TestWithSpace: what finds no space is done again when what was let go of before
+// has reached the daemon, and only then.
+func TestWithSpace(t *testing.T) {
+	full, ok := fuse.Status(syscall.ENOSPC), fuse.OK
+	var fs *FS
+	for name, c := range map[string]struct {
+		during func() // while the call is made for the first time
+		first  fuse.Status
+		want   fuse.Status
+		calls  int
+	}{
+		"nothing let go":           {func() {}, full, full, 1},
+		"let go and heard":         {func() { fs.backlog.begin(); fs.backlog.end(1) }, full, ok, 2},
+		"let go, heard in a while": {func() { fs.backlog.begin(); go fs.backlog.end(1) }, full, ok, 2},
+		"quota":                    {func() { fs.backlog.begin(); go fs.backlog.end(1) }, fuse.Status(syscall.EDQUOT), ok, 2},
+		"another error":            {func() { fs.backlog.begin() }, fuse.EACCES, fuse.EACCES, 1},
+		"no error":                 {func() { fs.backlog.begin() }, ok, ok, 1},
+	} {
+		fs = &FS{}
+		calls := 0
+		st := fs.withSpace(nil, func() fuse.Status {
+			if calls++; calls > 1 {
+				if fs.backlog.done() != nil {
+					t.Errorf("%s: done again too early", name)
+				}
+				return fuse.OK
+			}
+			c.during()
+			return c.first
+		})
+		if st != c.want || calls != c.calls {
+			t.Errorf("%s: %v after %d calls, want %v after %d", name, st, calls, c.want, c.calls)
+		}
+	}
+}
+
 func TestErrno(t *testing.T) {
 	for _, c := range []struct {
 		err  error

@@ -41,7 +41,7 @@ user_quota() {
 
 group_quota() {
 	rm -f "$tmp/image"
-	truncate -s 256M "$tmp/image" && mkfs.btrfs -q "$tmp/image" 2>/dev/null && mount -o loop "$tmp/image" "$export" &&
+	truncate -s 256M "$tmp/image" && mkfs.btrfs -q "$tmp/image" >/dev/null 2>&1 && mount -o loop "$tmp/image" "$export" &&
 		btrfs quota enable "$export" && btrfs qgroup limit "${QUOTA_MIB}M" 0/5 "$export"
 }
 

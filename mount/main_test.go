@@ -38,6 +38,7 @@ func testMain(m *testing.M) int {
 			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 			return 1
 		}
+		os.Setenv("RPYCFS_BIN", dir) // for tests that run this program again
 	}
 	return m.Run()
 }

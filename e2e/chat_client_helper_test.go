@@ -3,9 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -31,7 +29,6 @@ const chatPatience = 2 * time.Minute
 // chatWorld is a world whose daemon serves a chat to users with ssh keys.
 type chatWorld struct {
 	*world
-	users string   // the users file
 	print string   // fingerprint of the daemon's key
 	args  []string // of the daemon
 }
@@ -40,7 +37,6 @@ type chatWorld struct {
 func newChatWorld(t *testing.T, users ...string) *chatWorld {
 	t.Helper()
 	w := &chatWorld{world: newWorld(t)}
-	w.users = filepath.Join(w.dir, "users")
 	w.args = []string{"--users=" + w.users, "--chat-rate=0"}
 	for _, name := range users {
 		w.enrol(name)
@@ -50,23 +46,6 @@ func newChatWorld(t *testing.T, users ...string) *chatWorld {
 	must(t, err)
 	w.print = key.Fingerprint()
 	return w
-}
-
-// enrol makes a user with a key.
-func (w *chatWorld) enrol(name string) {
-	w.t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
-	must(w.t, err)
-	block, err := ssh.MarshalPrivateKey(private, name)
-	must(w.t, err)
-	w.private("key-"+name, string(pem.EncodeToMemory(block)))
-	sshKey, err := ssh.NewPublicKey(public)
-	must(w.t, err)
-	key, err := auth.ParseAuthorizedKey(string(ssh.MarshalAuthorizedKey(sshKey)))
-	must(w.t, err)
-	must(w.t, auth.EditUsers(w.users, func(u *auth.Users) error {
-		return u.Add(auth.User{Name: name, Keys: []auth.AuthorizedKey{key}})
-	}))
 }
 
 // startDaemon starts the daemon, once more if it was killed.

@@ -525,7 +525,7 @@ func TestEchoBot(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := w.command(bot, "-address", fmt.Sprintf("127.0.0.1:%d", w.port), "-password-file", filepath.Join(w.dir, "password"))
+	cmd := w.command(bot, "-address", fmt.Sprintf("127.0.0.1:%d", w.port), "-password-file", w.private("password", testPassword+"\n"))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	must(t, cmd.Start())

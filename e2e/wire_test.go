@@ -15,14 +15,14 @@ import (
 func TestNothingReadableOnTheWire(t *testing.T) {
 	needFUSE(t)
 	w := newWorld(t)
-	users := filepath.Join(w.dir, "users")
-	add := w.command("rpycfs", "passwd", "-f", users, "-a", testUser)
+	w.login = "credentials=" + w.private("credentials", "username="+testUser+"\npassword="+testPassword+"\n")
+	add := w.command("rpycfs", "passwd", "-f", w.users, "-a", testUser)
 	add.Stdin = strings.NewReader(testPassword + "\n")
 	w.run(add)
 	const name, other, inside = "a-name-nobody-else-has", "a-name-made-by-the-client", "a content that nobody else has"
 	must(t, os.WriteFile(filepath.Join(w.export, name), []byte(inside), 0o600))
 
-	w.serveUsers(users)
+	w.serveWith([]string{"--users=" + w.users})
 	p := newProxy(t, w.port, true)
 	w.mountAt(p.port, "/", w.mnt)
 	secret := randomContent(t, 100_000)
@@ -45,7 +45,7 @@ func TestNothingReadableOnTheWire(t *testing.T) {
 		"a file's content": []byte(inside), "the start of a written file": secret[:16], "the end of it": secret[len(secret)-16:],
 		"the user's name": []byte("\x03\x00\x00\x00" + testUser),
 	}
-	for what, b := range verifierParts(t, users) {
+	for what, b := range verifierParts(t, w.users) {
 		forbidden[what] = b
 	}
 	for what, b := range forbidden {
@@ -55,12 +55,6 @@ func TestNothingReadableOnTheWire(t *testing.T) {
 			}
 		}
 	}
-}
-
-// serveUsers starts the daemon with a users file instead of one user.
-func (w *world) serveUsers(users string) {
-	w.t.Helper()
-	w.serveWith([]string{"--users=" + users})
 }
 
 // verifierParts returns the keys of the verifiers in a users file, as text and

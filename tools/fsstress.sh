@@ -9,13 +9,13 @@
 # Then by several processes on the mount: what the mount shows, also a mount made
 # anew, has to be what the server has, times included. That is done in rounds, each
 # with a tree of its own. What is missing is installed from Debian, as root.
-# Knobs: OPS=1000000 operations of the second part, a tenth in the first, ROUNDS=10,
+# Knobs: OPS=1000000 operations of the second part, a tenth in the first, ROUNDS=20,
 # PROCESSES=4, SEED=1, and those of lib/proof.sh.
 set -u
 cd "$(dirname "$0")/.." || exit
 . tools/lib/proof.sh
 . tools/lib/xfstests.sh
-: "${OPS:=1000000}" "${ROUNDS:=10}" "${PROCESSES:=4}" "${SEED:=1}"
+: "${OPS:=1000000}" "${ROUNDS:=20}" "${PROCESSES:=4}" "${SEED:=1}"
 
 # ioctl(2) does not pass the mount, and on ext4 it would make files immutable.
 never=(-f setattr=0 -f fiemap=0 -f bulkstat=0 -f bulkstat1=0 -f resvsp=0 -f unresvsp=0)

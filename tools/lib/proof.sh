@@ -67,7 +67,7 @@ eventually() {
 # proof_start: makes tmp, builds, and sees to the end.
 proof_start() {
 	[ "$(id -u)" = 0 ] || die "has to be run as root"
-	need fusermount3:fuse3 setpriv:util-linux pgrep:procps
+	need fusermount3:fuse3 setpriv:util-linux pgrep:procps perl:perl
 	tmp=$(mktemp -d "${TMPDIR:-/tmp}/rpycfs-$name.XXXXXX")
 	export=$tmp/export
 	trap proof_end EXIT
@@ -88,7 +88,11 @@ proof_end() {
 	trap - EXIT
 	for pid in "${pids[@]}"; do stop "$pid"; done
 	while read -r at; do
-		timeout 60 umount.rpycfs "$at" 2>/dev/null || umount "$at" 2>/dev/null || umount -l "$at"
+		timeout 30 umount.rpycfs "$at" 2>/dev/null || timeout 10 umount "$at" 2>/dev/null || {
+			# Programs still work there, or the daemon is gone and they wait.
+			for pid in $(mount_process "$at"); do kill -KILL "$pid"; done
+			umount -l "$at"
+		}
 	done < <(awk -v tmp="$tmp/" 'index($2, tmp) == 1 { print $2 }' /proc/self/mounts | tac)
 	for pid in "${daemons[@]}"; do stop "$pid"; done
 	[ "$status" = 0 ] || grep -v level=INFO "$tmp/daemon.log" | tail -n 20 | sed 's/^/    daemon: /' >&2
@@ -180,11 +184,12 @@ mount_sshfs() {
 # tree DIR [times]: all that a program can ask about what is below, one entry a line,
 # with the hash of its bytes and its attributes; with modification times if wanted.
 tree() (
+	hash=$PWD/tools/lib/hash.pl
 	cd "$1" || exit 1
 	entries=$(find . -mindepth 1 -type d -printf "%y %m %U:%G %n ${2:+%T@} %P\\n" -o \
 		-printf "%y %m %U:%G %n %s ${2:+%T@} %P -> %l\\n") || exit 1
 	sort <<<"$entries"
-	find . -type f -print0 | LC_ALL=C sort -z | xargs -0r sha256sum || exit 1
+	find . -type f -print0 | LC_ALL=C sort -z | perl "$hash" || exit 1
 	find . -mindepth 1 \( -type f -o -type d \) -print0 | LC_ALL=C sort -z |
 		xargs -0r getfattr -h -d -m '^(user|trusted|system\.posix_acl|security\.capability)' -e hex -- || exit 1
 )

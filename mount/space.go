@@ -1,7 +1,6 @@
 package mount
 
 import (
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -11,76 +10,64 @@ import (
 	"github.com/rpycfs/rpycfs/rpc"
 )
 
-// spaceWait bounds how long a call that found no space waits for the backlog.
-const spaceWait = 2 * time.Second
+// spaceWait bounds how long a call that found no space is made again, and unread
+// how long it waits for something to be let go of.
+const (
+	spaceWait = 2 * time.Second
+	unread    = 100 * time.Millisecond
+)
 
 // backlog counts what the kernel has let go of while the daemon has not answered
 // yet that it has too: files closed and nodes forgotten. Until then a file that was
 // removed keeps its space, while a program on a local disk has it as soon as
 // unlink(2) or close(2) return. Its methods may be called concurrently.
 type backlog struct {
+	left  atomic.Int64
 	ended atomic.Uint64 // how much has been answered so far
-
-	mu      sync.Mutex
-	left    int
-	nothing chan struct{} // closed when left becomes 0; made when it no longer is
 }
 
-func (b *backlog) begin() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.left++; b.left == 1 {
-		b.nothing = make(chan struct{})
-	}
-}
+func (b *backlog) begin() { b.left.Add(1) }
 
 func (b *backlog) end(n int) {
-	if n == 0 {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.ended.Add(uint64(n))
-	if b.left -= n; b.left == 0 {
-		close(b.nothing)
-	}
+	b.ended.Add(uint64(n)) // first: who sees nothing left looks at it
+	b.left.Add(int64(-n))
 }
 
-// done returns what is closed when nothing is left, nil if that is so.
-func (b *backlog) done() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.left == 0 {
-		return nil
-	}
-	return b.nothing
-}
-
-// withSpace runs what may need space, and once more if there was none although the
-// kernel had let go of something, when the daemon has done so too. A naming must
-// not be under way: forgets wait for it.
+// withSpace runs what may need space. If there was none it does so again whenever
+// the daemon has done with something that the kernel had let go of, until there has
+// been nothing of the kind for a while. A naming must not be under way: forgets wait
+// for it.
 func (fs *FS) withSpace(cancel <-chan struct{}, do func() fuse.Status) fuse.Status {
-	before := fs.backlog.ended.Load()
-	st := do()
-	if st != fuse.Status(syscall.ENOSPC) && st != fuse.Status(syscall.EDQUOT) {
-		return st
-	}
-	nothing := fs.backlog.done()
-	if nothing == nil {
-		if fs.backlog.ended.Load() == before {
+	for start := time.Now(); ; {
+		before := fs.backlog.ended.Load()
+		st := do()
+		if st != fuse.Status(syscall.ENOSPC) && st != fuse.Status(syscall.EDQUOT) ||
+			time.Since(start) > spaceWait || !fs.backlog.settled(cancel, before) {
 			return st
 		}
-		return do()
 	}
-	wait := time.NewTimer(spaceWait)
-	defer wait.Stop()
-	select {
-	case <-nothing:
-	case <-wait.C:
-	case <-cancel:
-		return st
+}
+
+// settled waits until the daemon has done with what the kernel let go of, and
+// reports whether there was anything since so much had ended. What there is may
+// still be on its way here: the kernel hands out forgets behind other requests.
+func (b *backlog) settled(cancel <-chan struct{}, before uint64) bool {
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for start := time.Now(); ; {
+		left, some := b.left.Load() > 0, b.ended.Load() != before
+		switch waited := time.Since(start); {
+		case some && !left, waited > spaceWait:
+			return some
+		case !left && waited > unread:
+			return false
+		}
+		select {
+		case <-poll.C:
+		case <-cancel:
+			return false
+		}
 	}
-	return do()
 }
 
 // callWithSpace is call for what may need space.

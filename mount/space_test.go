@@ -10,7 +10,8 @@ import (
 
 // TestSpaceOfRemoved fills a small disk, removes the file, and has its space: as on
 // a local disk, although the kernel tells of files that are closed and forgotten
-// without waiting.
+// without waiting. On a busy machine that may come later than a mount waits for it,
+// once in some hundred times; a mount that does not wait is late one time in five.
 func TestSpaceOfRemoved(t *testing.T) {
 	if !asRoot(t) {
 		return
@@ -20,10 +21,17 @@ func TestSpaceOfRemoved(t *testing.T) {
 	t.Cleanup(func() { w.ok(syscall.Unmount(w.export, 0)) })
 	w.startDaemon()
 	w.mount("/")
-	for range 60 {
+	late := 0
+	for range 20 {
 		w.fillDisk()
 		w.ok(os.Remove(w.point + "/file"))
-		w.ok(os.WriteFile(w.point+"/file", bytes.Repeat([]byte("x"), 64<<10), 0o644))
+		if err := os.WriteFile(w.point+"/file", bytes.Repeat([]byte("x"), 64<<10), 0o644); err != nil {
+			t.Log(err)
+			late++
+		}
+	}
+	if late > 1 {
+		t.Errorf("the space of a removed file came too late in %d of 20 times", late)
 	}
 }
 

@@ -209,6 +209,23 @@ func (e *Export) closeIdle(before time.Time) {
 	closeAll(closing)
 }
 
+// giveUpRemoved closes the idle descriptors of files that have lost their names, and
+// reports whether there were any: their space is wanted now.
+func (e *Export) giveUpRemoved() bool {
+	var closing []*beneath.Path
+	e.mu.Lock()
+	for at := e.idle.Front(); at != nil; {
+		n := at.Value.(*node)
+		at = at.Next()
+		if !n.isDir() && len(n.hints) == 0 {
+			closing = append(closing, e.forgetPath(n))
+		}
+	}
+	e.mu.Unlock()
+	closeAll(closing)
+	return len(closing) > 0
+}
+
 func closeAll(paths []*beneath.Path) {
 	for _, p := range paths {
 		if p != nil {

@@ -30,7 +30,11 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 				return err
 			}
 		}
-		return h(s, c, req, res)
+		err := h(s, c, req, res)
+		if isErrno(err, syscall.ENOSPC, syscall.EDQUOT) && s.e.giveUpRemoved() {
+			err = h(s, c, req, res)
+		}
+		return err
 	}
 	run := func(s *Session, ctx context.Context, r *rpc.Request, req *Req, res *Res) error {
 		err := s.begin(ctx)

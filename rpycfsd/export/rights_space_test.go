@@ -86,3 +86,15 @@ func TestReservedSpace(t *testing.T) {
 		})
 	}
 }
+
+// TestSpaceOfForgotten: a file that has lost its name keeps no space from who wants
+// it, though the session has not forgotten it.
+func TestSpaceOfForgotten(t *testing.T) {
+	needRoot(t)
+	v := newEnv(t, Config{Path: smallDisk(t)}, Identity{}, nil)
+	n := v.fill("file")
+	do(v, fsproto.Unlink, fsproto.UnlinkReq{Parent: fsproto.RootNode, Name: "file"})
+	if again := v.fill("again"); again < n-1 {
+		t.Errorf("%d MiB could be written, after the file is removed %d", n, again)
+	}
+}

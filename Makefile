@@ -16,7 +16,7 @@ SBINDIR  ?= $(if $(filter /usr,$(PREFIX)),/usr/sbin,/sbin)
 UNITDIR  ?= /lib/systemd/system
 DESTDIR  ?=
 FUZZTIME ?= 10s
-TESTTIMEOUT ?= 10m
+TESTTIMEOUT ?= 15m
 
 PROGRAMS := rpycfsd mount.rpycfs umount.rpycfs rpycfs
 

@@ -2,18 +2,15 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/rpycfs/rpycfs/auth"
 	"github.com/rpycfs/rpycfs/chat"
 )
 
@@ -25,11 +22,7 @@ const slowest = 5 * time.Second
 // through a mount of the same daemon.
 func TestChatBesideCopy(t *testing.T) {
 	needFUSE(t)
-	w := newChatWorld(t, "alice", "bob")
-	must(t, auth.EditUsers(w.users, func(u *auth.Users) error {
-		return errors.Join(u.Add(auth.User{Name: testUser}), u.SetPassword(testUser, testPassword))
-	}))
-	must(t, w.daemon.Process.Signal(syscall.SIGHUP))
+	w := newChatWorld(t, "alice", "bob", testUser)
 	alice, bob := w.dial("alice"), w.dial("bob")
 	speaking := joinRoom(t, alice, "lobby")
 	joinRoom(t, bob, "lobby")

@@ -3,8 +3,8 @@
 # mounting. For whoever is not root, `go test` has done so already. Everything
 # that the user needs is put into a directory of its own, since the checkout may
 # lie where only root can look. What does not depend on who mounts has been run
-# by `go test` and is left out: the chat, compiling with a cold cache, and half of
-# the load.
+# by `go test` and is left out: the chat, compiling with a cold cache, half of the
+# load, and what several mounts have to do with each other.
 set -eu
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || exit 0
@@ -48,6 +48,8 @@ else
 fi
 
 skip='TestRealWork/build|^Test([BFH][0-9]|Chat|EchoBot|ManyListeners)|TestScripts/chat'
+skip+='|^TestLock(Table|Counters|SQLite|Busy|Fresh|Cut|KilledWhileCut|MountKilled|AfterClose)$'
+skip+='|^Test(NameLocks|NameHandedOver|OpenReplaced|AppendTwoMounts|CloseToOpen)$'
 export skip RPYCFS_E2E_WORKERS=8 RPYCFS_E2E_CUTS=4
 for package in e2e mount; do
 	echo "as $user: $package"

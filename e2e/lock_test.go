@@ -21,7 +21,8 @@ type lockWorld struct {
 	a, b string // the mounts
 }
 
-func newLockWorld(t *testing.T, daemon ...string) *lockWorld {
+// serveLocks is a lockWorld before anything is mounted.
+func serveLocks(t *testing.T, daemon ...string) *lockWorld {
 	t.Helper()
 	needFUSE(t)
 	w := &lockWorld{world: newWorld(t)}
@@ -29,6 +30,12 @@ func newLockWorld(t *testing.T, daemon ...string) *lockWorld {
 	must(t, os.Mkdir(w.b, 0o755))
 	must(t, os.WriteFile(filepath.Join(w.export, "f"), []byte("0\n"), 0o644))
 	w.serve(daemon...)
+	return w
+}
+
+func newLockWorld(t *testing.T, daemon ...string) *lockWorld {
+	t.Helper()
+	w := serveLocks(t, daemon...)
 	w.mount("/")
 	w.mountAt(w.port, "/", w.b)
 	return w
@@ -280,12 +287,7 @@ func TestLockMountKilled(t *testing.T) {
 // newCutWorld is a lockWorld whose mount a goes through a proxy.
 func newCutWorld(t *testing.T, daemon ...string) (*lockWorld, *proxy) {
 	t.Helper()
-	needFUSE(t)
-	w := &lockWorld{world: newWorld(t)}
-	w.a, w.b = w.mnt, w.mnt+"2"
-	must(t, os.Mkdir(w.b, 0o755))
-	must(t, os.WriteFile(filepath.Join(w.export, "f"), []byte("0\n"), 0o644))
-	w.serve(daemon...)
+	w := serveLocks(t, daemon...)
 	p := newProxy(t, w.port, false)
 	w.mountAt(p.port, "/", w.a)
 	w.mountAt(w.port, "/", w.b)

@@ -13,10 +13,12 @@ user=nobody
 tmp=$(mktemp -d /tmp/rpycfs-user.XXXXXX)
 trap 'rm -rf "$tmp"' EXIT
 chmod 755 "$tmp"
-mkdir "$tmp/bin" "$tmp/home" "$tmp/tmp"
+mkdir "$tmp/home" "$tmp/tmp"
 chown "$user" "$tmp/home" "$tmp/tmp"
 
-go build -race -buildvcs=false -o "$tmp/bin/" ./cmd/...
+# As the packages build them for themselves.
+go build -race -buildvcs=false -o "$tmp/e2e-bin/" ./cmd/...
+go build -buildvcs=false -o "$tmp/mount-bin/" ./cmd/...
 for package in e2e mount; do
 	mkdir -p "$tmp/$package"
 	go test -c -race -o "$tmp/$package.test" "./$package"
@@ -25,9 +27,9 @@ done
 
 as_user() {
 	setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups \
-		env HOME="$tmp/home" TMPDIR="$tmp/tmp" RPYCFS_BIN="$tmp/bin" "$@"
+		env HOME="$tmp/home" TMPDIR="$tmp/tmp" RPYCFS_BIN="$tmp/$package-bin" "$@"
 }
-export user tmp
+export user tmp package
 export -f as_user
 
 # udev lets everybody open /dev/fuse; a container without it often does not. Then

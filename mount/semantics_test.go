@@ -161,7 +161,7 @@ func noIoctl(t *testing.T, w *world) {
 		} {
 			var arg [64]byte
 			_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), cmd, uintptr(unsafe.Pointer(&arg)))
-			refused := errno == unix.EPERM && os.Geteuid() != 0 // by the kernel, before it asks anybody
+			refused := errno == unix.EPERM && os.Geteuid() != 0               // by the kernel, before it asks anybody
 			if errno != unix.ENOTTY && errno != unix.EOPNOTSUPP && !refused { // EOPNOTSUPP for those that the kernel knows
 				t.Errorf("%s of %s: %v", what, name, errno)
 			}

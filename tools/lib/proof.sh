@@ -43,7 +43,7 @@ need() {
 	for entry in "$@"; do
 		case $entry in
 		/*) [ -e "${entry%%:*}" ] || packages+=("${entry##*:}") ;;
-		*) command -v "${entry%%:*}" >/dev/null || packages+=("${entry##*:}") ;;
+		*) type -P "${entry%%:*}" >/dev/null || packages+=("${entry##*:}") ;;
 		esac
 	done
 	[ ${#packages[@]} -gt 0 ] || return 0

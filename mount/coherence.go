@@ -29,6 +29,7 @@ import (
 type seen struct {
 	change  uint64        // change counter of the attributes that it was told last
 	sure    bool          // and it has those
+	leased  bool          // and nobody else has changed the node since
 	told    time.Duration // when that was, since the table was made; 0: never
 	reads   uint32        // READ requests so far; it wraps
 	dropped uint32        // reads, when all pages that they brought had been dropped
@@ -61,7 +62,33 @@ func (fs *FS) show(id fsproto.Node, a *fsproto.Attr) {
 			s.sure = false
 		}
 		s.change, s.told = a.Change, now
+		s.leased = fs.leases.valid(id, a.Lease)
 	})
+}
+
+// wrote notes what a change of a file's data by this mount has made of it. The pages
+// that the kernel has are as good as before.
+func (fs *FS) wrote(id fsproto.Node, a *fsproto.Attr) {
+	leased := fs.leases.valid(id, a.Lease)
+	fs.nodes.update(id, func(n *node) {
+		if s := &n.seen; s.leased && leased {
+			s.change = max(s.change, a.Change)
+		} else {
+			s.leased = false
+		}
+	})
+}
+
+// keeps reports whether the pages that the kernel has of a file that is being opened
+// are good. If not, it drops them by itself when it is told so.
+func (fs *FS) keeps(id fsproto.Node, a *fsproto.Attr) (keep bool) {
+	leased := fs.leases.valid(id, a.Lease)
+	fs.nodes.update(id, func(n *node) {
+		s := &n.seen
+		keep = leased && s.leased && s.change == a.Change
+		s.change, s.leased = a.Change, leased
+	})
+	return keep
 }
 
 // drop drops all pages of a file that the kernel may have, and waits for it. It
@@ -92,10 +119,11 @@ func (fs *FS) refresh(id fsproto.Node, a *fsproto.Attr) {
 const attrOnly = -1
 
 // drop makes the kernel forget attributes, and pages from an offset on. It waits
-// until that is done.
-func (n *notifier) drop(node fsproto.Node, off int64) {
-	// ENOENT: the kernel does not have the inode.
-	if st := n.kernel.InodeNotify(uint64(node), off, 0); !st.Ok() && st != fuse.ENOENT {
+// until that is done. ENOENT: the kernel does not have the inode.
+func (n *notifier) drop(node fsproto.Node, off int64) fuse.Status {
+	st := n.kernel.InodeNotify(uint64(node), off, 0)
+	if !st.Ok() && st != fuse.ENOENT {
 		n.log.Debug("invalidate", "node", uint64(node), "status", st)
 	}
+	return st
 }

@@ -65,9 +65,12 @@ type Config struct {
 	Fusermount bool    // mount through fusermount3, as ordinary users must
 	ReadAhead  int     // KiB that the kernel reads ahead; 0: 8 MiB
 
-	// Callbacks answers the calls of the daemon on this session. nil: locks are
-	// the local kernel's alone, and nobody else sees them.
+	// Callbacks answers the calls of the daemon on this session. nil: there are no
+	// leases, and what is cached is believed for the time-outs above.
 	Callbacks *Callbacks
+	// LocalLocks leaves locks to the kernel, and nobody else sees them. It is so
+	// without Callbacks too.
+	LocalLocks bool
 
 	Logger *slog.Logger // nil: slog.Default
 }
@@ -98,9 +101,12 @@ type FS struct {
 	notices *notifier
 	hot     *hotNames
 
-	callbacks *Callbacks  // nil, with locks and guard, where locks are local
-	locks     *lockKeeper // who may have locks at the daemon
-	guard     *guard      // of names beside locked files
+	device    *device       // nil until it is mounted
+	epochs    atomic.Uint64 // how often the kernel was made to look up every name anew
+	leases    *leases       // what the daemon promises to call back for
+	callbacks *Callbacks    // nil: the daemon does not call back
+	locks     *lockKeeper   // who may have locks at the daemon
+	guard     *guard        // of names beside locked files
 
 	lastNode   atomic.Uint64 // node numbers chosen by the client so far
 	lastHandle atomic.Uint64 // handle numbers used so far
@@ -139,15 +145,34 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 	}
 	fs.setRights()
 	if cfg.Callbacks != nil {
-		fs.callbacks = cfg.Callbacks
-		fs.guard = newGuard(max(cfg.EntryTimeout, cfg.AttrTimeout, cfg.NegativeTimeout))
-		fs.locks = newLockKeeper(fs.guard)
-		fs.callbacks.serve(fs.locksLost)
+		if err := fs.beginLeases(ctx); err != nil {
+			return nil, fmt.Errorf("leases: %w", err)
+		}
 	}
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
 	fs.trimmer = newTrimmer(fs.nodes)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")
 	return fs, nil
+}
+
+// beginLeases makes the daemon call back, and prepares for locks.
+func (fs *FS) beginLeases(ctx context.Context) error {
+	fs.callbacks = fs.cfg.Callbacks
+	if !fs.cfg.LocalLocks {
+		fs.guard = newGuard(max(fs.cfg.EntryTimeout, fs.cfg.AttrTimeout, fs.cfg.NegativeTimeout))
+		fs.locks = newLockKeeper(fs.guard)
+	}
+	var res fsproto.LeasesRes
+	if err := rpc.Call(ctx, fs.peer, fsproto.Leases, &fsproto.Empty{}, &res); err != nil {
+		return err
+	}
+	lasts := leaseTime
+	if res.Events == fsproto.EventsNone {
+		lasts = min(fs.cfg.AttrTimeout, fs.cfg.EntryTimeout)
+	}
+	fs.leases = newLeases(lasts)
+	fs.callbacks.serve(fs)
+	return nil
 }
 
 // setRights decides who checks permissions here, which only matters where the
@@ -202,6 +227,7 @@ func (fs *FS) OnUnmount() {
 	fs.notices.stop()
 	fs.forgets.stop()
 	fs.creds.stop()
+	fs.device.close()
 }
 
 // locksLost is told of handles that have lost their locks: what the kernel has

@@ -84,6 +84,9 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	}
 	fs.refresh(req.Node, &res.Attr)
 	fs.opened(req.Handle, req.Node, in.Flags, out)
+	if flags&fsproto.OpenTruncate == 0 && fs.keeps(req.Node, &res.Attr) {
+		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	}
 	return fuse.OK
 }
 
@@ -109,6 +112,7 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 		Flags: flags, NewNode: fs.newNode(), Handle: fs.newHandle(),
 	}
 	defer fs.naming.begin()()
+	defer fs.nodes.changing(req.Parent)()
 	var res fsproto.CreateRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Create, &req, &res)
 	fs.nodes.touch(req.Parent, res.Entry.Node)
@@ -116,7 +120,7 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 		return st
 	}
 	fs.hot.made(req.Parent, name, res.Entry.Node)
-	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, name); !st.Ok() {
+	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, name, res.Parent.Lease); !st.Ok() {
 		return st
 	}
 	fs.opened(req.Handle, res.Entry.Node, in.Flags, &out.OpenOut)
@@ -139,7 +143,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 	if st := call(fs, cancel, &in.InHeader, fsproto.Tmpfile, &req, &res); !st.Ok() {
 		return st
 	}
-	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, ""); !st.Ok() {
+	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, "", 0); !st.Ok() {
 		return st
 	}
 	fs.opened(req.Handle, res.Entry.Node, in.Flags, &out.OpenOut)
@@ -184,7 +188,7 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	var at uint64
 	st := fs.withSpace(cancel, func() fuse.Status {
 		var err error
-		if n, at, err = fs.write(ctx, req, data); n > 0 {
+		if n, at, err = fs.write(ctx, f.node, req, data); n > 0 {
 			return fuse.OK // the next write meets the error
 		}
 		return errno(err)
@@ -209,19 +213,19 @@ const splitWrite = 256 << 10
 
 // write sends data and returns how much of its beginning was written, and where.
 // The error belongs to the first byte that was not.
-func (fs *FS) write(ctx context.Context, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
+func (fs *FS) write(ctx context.Context, node fsproto.Node, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
 	if len(data) < splitWrite || req.Flags&fsproto.WriteAppend != 0 {
-		return fs.writeOnce(ctx, req, data)
+		return fs.writeOnce(ctx, node, req, data)
 	}
 	half := len(data) / 2 &^ 4095
 	second := make(chan result, 1)
 	go func() {
 		req := req
 		req.Offset += uint64(half)
-		n, _, err := fs.writeOnce(ctx, req, data[half:])
+		n, _, err := fs.writeOnce(ctx, node, req, data[half:])
 		second <- result{n, err}
 	}()
-	n, at, err := fs.writeOnce(ctx, req, data[:half])
+	n, at, err := fs.writeOnce(ctx, node, req, data[:half])
 	r := <-second
 	if err != nil || n < uint32(half) {
 		return n, at, err
@@ -234,7 +238,7 @@ type result struct {
 	err error
 }
 
-func (fs *FS) writeOnce(ctx context.Context, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
+func (fs *FS) writeOnce(ctx context.Context, node fsproto.Node, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
 	var res fsproto.WriteRes
 	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Write, &req, &res, rpc.Extra{Data: data}); err != nil {
 		return 0, req.Offset, err
@@ -242,6 +246,7 @@ func (fs *FS) writeOnce(ctx context.Context, req fsproto.WriteReq, data []byte) 
 	if uint64(res.Count) > uint64(len(data)) {
 		return 0, req.Offset, syscall.EIO
 	}
+	fs.wrote(node, &res.Attr)
 	return res.Count, res.Offset, nil
 }
 

@@ -71,13 +71,14 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	}
 	hot := fs.hot.found(req.Parent, name, res.Entry.Node)
 	if !res.Exists {
-		if fs.negativeTimeout <= 0 || hot || !fs.guard.mayKeep(req.Parent, name) {
+		keep := fs.nameTimeout(fs.negativeTimeout, req.Parent, name, res.Parent.Lease)
+		if keep <= 0 || hot {
 			return fuse.ENOENT
 		}
-		out.SetEntryTimeout(fs.negativeTimeout) // with NodeId 0
+		out.SetEntryTimeout(keep) // with NodeId 0
 		return fuse.OK
 	}
-	st := fs.introduce(out, &res.Entry, req.Parent, name)
+	st := fs.introduce(out, &res.Entry, req.Parent, name, res.Parent.Lease)
 	if hot {
 		out.SetEntryTimeout(0)
 	}
@@ -85,8 +86,9 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 }
 
 // introduce tells the kernel of a node that a reply has named, and counts the
-// reference that the kernel takes with it.
-func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Node, name string) fuse.Status {
+// reference that the kernel takes with it. lease is the one on the directory that the
+// reply tells of.
+func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Node, name string, lease uint64) fuse.Status {
 	if e.Node == 0 || e.Node == fsproto.RootNode || uint64(e.Node) == ^uint64(0) {
 		return fuse.EIO // not the daemon's to give, or go-fuse's own
 	}
@@ -94,7 +96,7 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Nod
 	fs.trimmer.check()
 	fs.nodes.looked(e.Node)
 	fs.show(e.Node, &e.Attr)
-	fs.fillEntry(out, e, 0, fs.guard.mayKeep(parent, name))
+	fs.fillEntry(out, e, fs.nameTimeout(fs.entryTimeout, parent, name, lease), 0)
 	return fuse.OK
 }
 
@@ -137,7 +139,7 @@ func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut
 	fs.access.saw(req.Node, &res.Attr)
 	fs.show(req.Node, &res.Attr)
 	fs.fillStatx(&out.Statx, &res.Attr)
-	out.SetTimeout(fs.cfg.AttrTimeout)
+	out.SetTimeout(fs.attrTimeout(req.Node, &res.Attr))
 	return fuse.OK
 }
 
@@ -173,6 +175,7 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 	if err != nil {
 		return errno(err)
 	}
+	defer fs.nodes.changing(req.Node)() // a directory is locked meanwhile
 	var res fsproto.AttrRes
 	err = callAs(ctx, fs, &in.InHeader, fsproto.Setattr, &req, &res)
 	fs.nodes.touch(req.Node)

@@ -31,10 +31,7 @@ type serving struct {
 
 // start logs in, attaches and mounts. The mount is being served on return.
 func start(ctx context.Context, j *job, term *login.Terminal, log *slog.Logger) (*serving, error) {
-	var calls *mount.Callbacks
-	if !j.NoLock {
-		calls = mount.NewCallbacks()
-	}
+	calls := mount.NewCallbacks()
 	session, err := dial(ctx, j, term, calls, log)
 	if err != nil {
 		return nil, err
@@ -56,7 +53,7 @@ func (s *serving) mount(ctx context.Context, j *job, calls *mount.Callbacks) err
 	defer cancel()
 	fs, err := mount.Attach(ctx, s.session.Peer(), mount.Config{
 		Path: j.Path, Source: j.Source, IDs: j.IDs, ACL: j.ACL, AllowOther: j.AllowOther,
-		Flags: j.Flags, Fusermount: j.Fusermount, Callbacks: calls, Logger: s.log,
+		Flags: j.Flags, Fusermount: j.Fusermount, Callbacks: calls, LocalLocks: j.NoLock, Logger: s.log,
 	})
 	if err != nil {
 		return explainAttach(j, err)

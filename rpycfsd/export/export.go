@@ -22,8 +22,8 @@
 //
 // # Locks
 //
-// In order: Session.mu, Export.mu. Both guard memory only: no system call is
-// made under them. handle.pos orders the calls that move an open file's position
+// In order: Session.mu, Export.mu, leases.mu. They guard memory only: no system
+// call is made under them. handle.pos orders the calls that move an open file's position
 // (appends, seeks, listings) and is held across them, alone. lockTable.mu is one
 // file's: it is held across the calls that lock the file in the kernel, which do
 // not wait. Under it Export.mu, sessionLocks.mu and lockGraph.mu are taken, alone
@@ -72,6 +72,8 @@ type Config struct {
 	// Descriptors bounds the cache of descriptors to nodes that no call uses,
 	// default a quarter of RLIMIT_NOFILE, at most MaxDescriptors.
 	Descriptors int
+	// MaxLeases bounds the leases of one session, default DefaultLeases.
+	MaxLeases int
 }
 
 // Limits and their defaults.
@@ -113,6 +115,7 @@ type Export struct {
 
 	foreign   atomic.Int64 // queued locks that local programs are in the way of
 	lockGraph lockGraph
+	leases    leases
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -131,11 +134,13 @@ func Open(cfg Config) (*Export, error) {
 	cfg.MaxNodes = cmp.Or(cfg.MaxNodes, DefaultNodes)
 	cfg.MaxHandles = cmp.Or(cfg.MaxHandles, limit/8)
 	cfg.MaxLocks = cmp.Or(cfg.MaxLocks, DefaultLocks)
+	cfg.MaxLeases = cmp.Or(cfg.MaxLeases, DefaultLeases)
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
 		owners: idname.New(), nodes: make(map[ident]*node), stop: make(chan struct{}),
 		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
+		leases:    leases{max: cfg.MaxLeases, clock: 1},
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

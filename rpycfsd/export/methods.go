@@ -43,12 +43,21 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		}
 		defer s.end()
 		as, err := s.admit(&op.Info, w[0], r, req)
+		var c *change
+		if err == nil && op.Access != rpc.Query && !s.readOnly {
+			c, err = s.beginChange(ctx, req)
+		}
+		defer c.end()
+		began := s.e.leases.now()
 		switch {
 		case err != nil:
 		case as == nil:
 			err = serve(s, call{r, nil}, req, res)
 		default:
 			err = s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as}, req, res) })
+		}
+		if err == nil {
+			s.grantAll(began, req, res)
 		}
 		if err != nil {
 			s.report(op.Name, err)
@@ -77,6 +86,7 @@ var methods = []method{
 	define(fsproto.Cred, (*Session).cred, asDaemon),
 	define(fsproto.Names, (*Session).names, asDaemon),
 	define(fsproto.IDs, (*Session).ids, asDaemon),
+	define(fsproto.Leases, (*Session).leases, asDaemon),
 	define(fsproto.Lookup, (*Session).lookup),
 	define(fsproto.Getattr, (*Session).getattr, asDaemon),
 	define(fsproto.Setattr, (*Session).setattr, asOpener),
@@ -119,8 +129,15 @@ func (s *Session) Register(mux *rpc.Mux) {
 	}
 }
 
-// begin counts a call, unless it comes too late. It ends with end.
+// begin counts a call, unless it comes too late. It ends with end. A fenced session
+// has to know that it is, first.
 func (s *Session) begin(ctx context.Context) error {
+	if fenced := s.fencedFrom(); fenced != nil {
+		select {
+		case <-fenced:
+		case <-ctx.Done():
+		}
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}

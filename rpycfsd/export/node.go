@@ -43,6 +43,8 @@ type node struct {
 	users int           // of path: calls and open files; all are counted in refs
 	used  time.Time     // when users last became 0
 	place *list.Element // in Export.idle: path is set and users is 0
+
+	leased // guarded by leases.mu
 }
 
 func (n *node) isDir() bool { return n.kind == unix.S_IFDIR }
@@ -91,6 +93,7 @@ func (e *Export) intern(st *beneath.Stat, at hint, get handleFunc) (*node, error
 	defer e.mu.Unlock()
 	if e.nodes[id] == nil {
 		e.nodes[id] = n
+		e.leases.known(n)
 	}
 	return e.metLocked(id, at), nil
 }
@@ -146,6 +149,7 @@ func (e *Export) drop(n *node) *beneath.Path {
 		return nil
 	}
 	delete(e.nodes, n.id)
+	e.leases.dropped(n)
 	return e.forgetPath(n)
 }
 

@@ -1,0 +1,79 @@
+package mount
+
+import (
+	"sync"
+	"time"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+)
+
+// While the daemon's lease on a node holds, the kernel believes what it was told of
+// it: attributes, data, listing, and for every name in a directory which node it is,
+// or that there is none. The daemon calls back before that changes (Recall). A reply
+// that was overtaken by a recall is passed on, but not believed any longer than the
+// request that it answers.
+
+// leaseTime is how long the kernel may believe what a lease covers.
+const leaseTime = time.Hour
+
+// maxVoid bounds the nodes of which it is known since when leases are void.
+const maxVoid = 1 << 16
+
+// leases knows which leases are void. It is nil where the daemon gives none.
+type leases struct {
+	lasts time.Duration // at most, for what a lease covers
+
+	mu    sync.Mutex
+	void  map[fsproto.Node]uint64 // leases on it below are void
+	floor uint64                  // the same for all nodes
+
+	recalls, names, all uint64 // for status: nodes, names, everything
+}
+
+func newLeases(lasts time.Duration) *leases {
+	return &leases{lasts: lasts, void: make(map[fsproto.Node]uint64)}
+}
+
+// valid reports whether a lease that a reply tells of still holds.
+func (l *leases) valid(node fsproto.Node, lease uint64) bool {
+	if l == nil || lease == 0 {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return lease >= l.floor && lease >= l.void[node]
+}
+
+// timeout returns how long the kernel may believe something that a reply tells: without
+// leases for as long as unleased says, else while the lease holds.
+func (l *leases) timeout(unleased time.Duration, node fsproto.Node, lease uint64) time.Duration {
+	switch {
+	case l == nil || unleased <= 0:
+		return unleased
+	case l.valid(node, lease):
+		return l.lasts
+	}
+	return 0
+}
+
+// recalled makes leases void.
+func (l *leases) recalled(req *fsproto.RecallReq) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if req.All {
+		l.all++
+		l.floor = max(l.floor, req.Lease)
+	}
+	for i := range req.Nodes {
+		n := &req.Nodes[i]
+		l.recalls++
+		l.names += uint64(len(n.Names))
+		if len(l.void) >= maxVoid {
+			for _, lease := range l.void {
+				l.floor = max(l.floor, lease)
+			}
+			clear(l.void)
+		}
+		l.void[n.Node] = max(l.void[n.Node], n.Lease)
+	}
+}

@@ -23,7 +23,7 @@ var mayImport = map[string][]string{
 	"fsproto":           {"rpc"},
 	"client":            {"auth", "rpc", "fsproto", "internal/bufconn"},
 	"rpycfsd":           {"auth", "rpc", "fsproto", "rpycfsd/...", "chat/service", "chat/store", "internal/bufconn", "internal/identity"},
-	"rpycfsd/export":    {"rpc", "fsproto", "internal/beneath", "internal/identity", "internal/idname"},
+	"rpycfsd/export":    {"rpc", "fsproto", "internal/beneath", "internal/fsevents", "internal/identity", "internal/idname"},
 	"chat":              {"auth", "client", "rpc", "chat/chatproto", "chat/e2ee", "chat/local", "chat/query"},
 	"chat/chatproto":    {"rpc"},
 	"chat/e2ee":         {"rpc", "chat/chatproto"},

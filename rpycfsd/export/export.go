@@ -44,6 +44,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/fsevents"
 	"github.com/rpycfs/rpycfs/internal/identity"
 	"github.com/rpycfs/rpycfs/internal/idname"
 	"golang.org/x/sys/unix"
@@ -116,13 +117,15 @@ type Export struct {
 	foreign   atomic.Int64 // queued locks that local programs are in the way of
 	lockGraph lockGraph
 	leases    leases
+	watcher   *fsevents.Watcher
 
 	stop chan struct{}
 	done sync.WaitGroup
 
-	mu    sync.Mutex
-	nodes map[ident]*node
-	idle  list.List // of *node with a descriptor that nobody uses, the latest first
+	mu      sync.Mutex
+	nodes   map[ident]*node
+	objects map[fsevents.Object]*node // that are watched
+	idle    list.List                 // of *node with a descriptor that nobody uses, the latest first
 }
 
 // Open prepares the export of a directory. Errors are one line for the operator.
@@ -138,9 +141,9 @@ func Open(cfg Config) (*Export, error) {
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
-		owners: idname.New(), nodes: make(map[ident]*node), stop: make(chan struct{}),
+		owners: idname.New(), nodes: make(map[ident]*node), objects: make(map[fsevents.Object]*node), stop: make(chan struct{}),
 		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
-		leases:    leases{max: cfg.MaxLeases, clock: 1},
+		leases:    leases{max: cfg.MaxLeases, clock: 1, sessions: make(map[*Session]struct{})},
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
@@ -153,6 +156,7 @@ func Open(cfg Config) (*Export, error) {
 	}
 	if err := e.openPool(); err != nil {
 		e.release(e.root)
+		e.watcher.Close()
 		e.rootDir.Close()
 		return nil, err
 	}
@@ -226,8 +230,17 @@ func (e *Export) setRoot(p *beneath.Path) error {
 	if e.rootDir, err = p.OpenDir(); err != nil {
 		return err
 	}
+	if err := e.watchChanges(p); err != nil {
+		e.rootDir.Close()
+		return err
+	}
 	e.root = &node{id: id, kind: unix.S_IFDIR, refs: 1}
+	e.mu.Lock()
 	e.nodes[id] = e.root
+	if kernel, err := p.Handle(); err == nil {
+		e.watch(e.root, kernel)
+	}
+	e.mu.Unlock()
 	e.install(e.root, p)
 	return nil
 }
@@ -241,6 +254,7 @@ func (e *Export) Close() error {
 		e.pool.Close()
 	}
 	e.release(e.root)
+	e.watcher.Close()
 	e.rootDir.Close()
 	e.mu.Lock()
 	left := len(e.nodes)

@@ -26,6 +26,8 @@ import (
 const (
 	// recallTimeout is how long a session may take to answer a recall.
 	recallTimeout = 10 * time.Second
+	// fenceTimeout is how long calls of a fenced session wait for its answer.
+	fenceTimeout = 30 * time.Second
 	// DefaultLeases bounds the leases of one session. The coldest are called back.
 	DefaultLeases = 1 << 18
 	// recallBytes bounds the names in one recall, in bytes.
@@ -41,6 +43,8 @@ type leases struct {
 	clock uint64 // rises with every beginning and end of a change
 	lost  uint64 // the clock when a node that is not known any more last changed
 	all   uint64 // the clock when changes may have been missed
+
+	sessions map[*Session]struct{} // that get leases
 }
 
 // leased is what a node has of leases, guarded by leases.mu.
@@ -88,7 +92,7 @@ func (n *node) contested(s *Session) bool {
 // mu is held.
 func (l *leases) grant(r *ref, num fsproto.Node, began uint64) uint64 {
 	n, c := r.n, &r.s.recalls
-	if began < l.all || n.since(r.s) > began || n.contested(r.s) || r.missed != 0 || !c.granting() || !r.s.e.seesChanges(n) {
+	if began < l.all || n.since(r.s) > began || n.contested(r.s) || r.missed != 0 || !c.granting() {
 		return 0
 	}
 	if r.num != 0 {
@@ -252,9 +256,13 @@ func (l *leases) unknown() {
 	l.lost = l.clock
 }
 
-// eventsBy tells how changes by programs on the server are learned of.
-func (e *Export) eventsBy() (uint8, string) { return fsproto.EventsNone, "not yet" }
-
-// seesChanges reports whether a change of n by a program on the server would be
-// learned of, if the export learns of any.
-func (e *Export) seesChanges(*node) bool { return true }
+// overflow notes that changes have been missed: nothing of what was given is good.
+func (l *leases) overflow() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.clock++
+	l.all = l.clock
+	for s := range l.sessions {
+		l.fence(s)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/identity"
@@ -132,13 +133,7 @@ func (s *Session) Register(mux *rpc.Mux) {
 // begin counts a call, unless it comes too late. It ends with end. A fenced session
 // has to know that it is, first.
 func (s *Session) begin(ctx context.Context) error {
-	if fenced := s.fencedFrom(); fenced != nil {
-		select {
-		case <-fenced:
-		case <-ctx.Done():
-		}
-	}
-	if err := ctx.Err(); err != nil {
+	if err := s.awaitFence(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -162,6 +157,24 @@ func (s *Session) admit(op *rpc.Info, w whose, r *rpc.Request, req any) (*identi
 		return nil, fmt.Errorf("%s before attach: %w", op.Name, syscall.ESTALE)
 	}
 	return s.rights(w, r.Cred, req)
+}
+
+// awaitFence returns when the session knows that it has lost its leases, if it has.
+func (s *Session) awaitFence(ctx context.Context) error {
+	fenced := s.fencedFrom()
+	if fenced == nil {
+		return ctx.Err()
+	}
+	late := time.NewTimer(fenceTimeout)
+	defer late.Stop()
+	select {
+	case <-fenced:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-late.C:
+		return fmt.Errorf("the client has not answered that it lost its leases: %w", syscall.EIO)
+	}
 }
 
 // refuse returns why a change is not made on a read-only export: EROFS, but

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/fsevents"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,6 +36,7 @@ type node struct {
 	id     ident
 	kind   uint32               // type bits of the mode
 	kernel beneath.KernelHandle // of a directory, with privilege
+	object fsevents.Object      // what events call it; "": they do not tell of it
 
 	refs  int           // sessions that know it, calls and open files that use it
 	hints []hint        // the latest first
@@ -84,16 +86,19 @@ func (e *Export) intern(st *beneath.Stat, at hint, get handleFunc) (*node, error
 		return n, nil
 	}
 	n := &node{id: id, kind: uint32(st.Mode) & unix.S_IFMT}
+	kernel, err := get()
+	if err != nil && !isErrno(err, unix.EOPNOTSUPP, unix.EOVERFLOW) {
+		return nil, err
+	}
 	if n.isDir() && e.priv.ByHandle {
-		if n.kernel, err = get(); err != nil && !isErrno(err, unix.EOPNOTSUPP, unix.EOVERFLOW) {
-			return nil, err
-		}
+		n.kernel = kernel
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.nodes[id] == nil {
 		e.nodes[id] = n
 		e.leases.known(n)
+		e.watch(n, kernel)
 	}
 	return e.metLocked(id, at), nil
 }
@@ -149,6 +154,7 @@ func (e *Export) drop(n *node) *beneath.Path {
 		return nil
 	}
 	delete(e.nodes, n.id)
+	e.unwatch(n)
 	e.leases.dropped(n)
 	return e.forgetPath(n)
 }

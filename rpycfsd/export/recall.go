@@ -3,6 +3,7 @@ package export
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -87,6 +88,7 @@ func (l *leases) recall(r *ref, what uint8, name string) *recall {
 	switch {
 	case name == "" && !r.n.isDir() || what&fsproto.RecallNames != 0:
 		l.end(r)
+	case name != "" && slices.Contains(w.what.Names, name):
 	case name != "" && w.what.What&fsproto.RecallNames == 0 && len(w.what.Names) < fsproto.MaxRecallName:
 		w.what.Names = append(w.what.Names, name)
 	case name != "":
@@ -155,10 +157,13 @@ func (s *Session) sendRecalls() {
 		}
 		l.mu.Lock()
 		switch {
-		case err == nil && req.All:
+		case req.All && c.ctx.Err() == nil:
+			if err != nil {
+				s.log.Warn("the client refuses to be called back; it gets no leases from now on", "err", err)
+				c.peer = nil
+			}
 			close(c.fenced)
 			c.fenced = nil
-			s.log.Info("the client has dropped what it had cached")
 		case err == nil:
 			for _, w := range c.batch {
 				w.finish()
@@ -267,6 +272,7 @@ func (s *Session) closeRecalls() {
 	l.mu.Lock()
 	l.fence(s)
 	c.closed = true
+	delete(l.sessions, s)
 	if c.cancel != nil {
 		c.cancel()
 	}
@@ -283,6 +289,7 @@ func (s *Session) leases(r call, _ *fsproto.Empty, res *fsproto.LeasesRes) error
 	if c.peer == nil && !c.closed {
 		c.peer = r.Peer
 		c.ctx, c.cancel = context.WithCancel(context.Background())
+		l.sessions[s] = struct{}{}
 	}
 	return nil
 }

@@ -52,9 +52,9 @@ func Mount(fs *FS, dir string) (*Mounted, error) {
 	opts := fs.mountOptions()
 	var err error
 	if fs.cfg.Fusermount {
-		m.server, err = viaFusermount(fs, dir, opts)
+		m.server, err = viaFusermount(counted{fs}, dir, opts)
 	} else {
-		m.server, err = fuse.NewServer(fs, dir, opts)
+		m.server, err = fuse.NewServer(counted{fs}, dir, opts)
 	}
 	if err != nil {
 		fs.OnUnmount()
@@ -119,7 +119,7 @@ func fusermountOptions(flags uintptr) (opts []string) {
 
 // viaFusermount mounts through the set-uid helper. What it has to say on stderr
 // becomes part of the error.
-func viaFusermount(fs *FS, dir string, opts *fuse.MountOptions) (*fuse.Server, error) {
+func viaFusermount(fs fuse.RawFileSystem, dir string, opts *fuse.MountOptions) (*fuse.Server, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err

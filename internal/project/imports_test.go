@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 	"internal/login":    {"auth", "client", "internal/mountopt"},
 	"internal/mountopt": {"fsproto"},
 	"internal/mounts":   {},
+	"internal/status":   {"mount", "internal/mounts"},
 	"internal/version":  {},
 }
 

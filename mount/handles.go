@@ -50,6 +50,13 @@ func (t *handleTable) dir(fh uint64) *dir {
 	return t.dirs[fh]
 }
 
+// len returns how many files and directories are open.
+func (t *handleTable) len() (files, dirs int) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.files), len(t.dirs)
+}
+
 // removeFile returns the file that was open under the number, or nil.
 func (t *handleTable) removeFile(fh uint64) *file {
 	t.mu.Lock()

@@ -84,6 +84,7 @@ type FS struct {
 	ids                *idMap
 	creds              *credentials // nil unless the daemon acts with the caller's rights
 	runAs              uint8        // fsproto.RunAs…
+	readOnly           bool
 
 	kernelChecks bool // the kernel checks permissions, as it does on a local disk
 	acl          bool // POSIX ACLs are passed on
@@ -110,6 +111,10 @@ type FS struct {
 
 	lastNode   atomic.Uint64 // node numbers chosen by the client so far
 	lastHandle atomic.Uint64 // handle numbers used so far
+
+	requests                [requestKinds]requestCount
+	bytesRead, bytesWritten atomic.Uint64
+	invalidations           atomic.Uint64
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -133,6 +138,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		log:           cfg.Logger,
 		ids:           cfg.IDs.bind(peer, &res),
 		runAs:         res.RunAs,
+		readOnly:      readOnly(&cfg, &res),
 		nodes:         newNodeTable(),
 		access:        newAccessCache(cfg.AttrTimeout),
 		handles:       newHandleTable(),
@@ -214,7 +220,7 @@ func (c *Config) setDefaults() {
 
 // Init is called by go-fuse once the kernel has answered.
 func (fs *FS) Init(s *fuse.Server) {
-	fs.notices.start(s)
+	fs.notices.start(countedKernel{s, &fs.invalidations})
 	fs.trimmer.start(s)
 }
 

@@ -159,6 +159,7 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	var res fsproto.AttrRes
 	ctx := begin(cancel, &in.InHeader, &fsproto.Read.Info)
 	defer ctx.end()
+	calling(&in.InHeader)
 	n, err := rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]})
 	if err != nil {
 		return nil, errno(err)
@@ -184,6 +185,7 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Write.Info)
 	defer ctx.end()
+	calling(&in.InHeader)
 	var n uint32
 	var at uint64
 	st := fs.withSpace(cancel, func() fuse.Status {
@@ -282,6 +284,7 @@ func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if fs.locks != nil {
 		defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
 	}
+	calling(&in.InHeader)
 	fs.release(fsproto.Handle(in.Fh))
 }
 

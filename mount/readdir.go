@@ -73,6 +73,7 @@ func (fs *FS) ReleaseDir(in *fuse.ReleaseIn) {
 		fs.dropPage(d)
 		d.mu.Unlock()
 	}
+	calling(&in.InHeader)
 	fs.release(fsproto.Handle(in.Fh))
 }
 

@@ -73,7 +73,7 @@ func (fs *FS) serveDevice(fd int, dir string, opts *fuse.MountOptions) (*fuse.Se
 	}
 	var server *fuse.Server
 	if err == nil {
-		server, err = fuse.NewServer(fs, "/dev/fd/"+strconv.Itoa(fd), opts)
+		server, err = fuse.NewServer(counted{fs}, "/dev/fd/"+strconv.Itoa(fd), opts)
 	}
 	if err != nil {
 		mounts.Unmount(dir, mounts.UnmountOptions{Lazy: true, Fusermount: fs.cfg.Fusermount})

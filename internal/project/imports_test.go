@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 	"internal/login":    {"auth", "client", "internal/mountopt"},
 	"internal/mountopt": {"fsproto"},
 	"internal/mounts":   {},
+	"internal/status":   {"mount", "internal/mounts"},
 	"internal/version":  {},
 }
 

@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"internal/bufconn":  {},
 	"internal/chatui":   {"chat", "chat/chatproto", "internal/clean"},
 	"internal/clean":    {},
+	"internal/fsevents": {"internal/beneath"},
 	"internal/identity": {},
 	"internal/idname":   {},
 	"internal/login":    {"auth", "client", "internal/mountopt"},

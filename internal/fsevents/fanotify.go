@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -48,12 +49,16 @@ type fanotify struct {
 	conn  syscall.RawConn // of the group
 	pid   int32           // whose events are not told
 	whole bool            // the file system is marked, not objects
-	fsid  unix.Fsid       // of that file system
 
 	mu      sync.Mutex
-	watched map[Object]*beneath.Path // not whole: the marked object, to unmark it
-	limit   int                      // not whole: of watched
+	watched map[Object]fanWatch
+	limit   int // not whole: of watched
 	closed  bool
+}
+
+type fanWatch struct {
+	object Object        // its key, so that events need not make one
+	kept   *beneath.Path // not whole: the marked object, to unmark it
 }
 
 // openFileSystem marks the file system of root.
@@ -67,7 +72,7 @@ func openFanotify(root *beneath.Path, whole bool) (source, *os.File, error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("fanotify_init", err)
 	}
-	f := &fanotify{pid: int32(os.Getpid()), whole: whole, watched: make(map[Object]*beneath.Path)}
+	f := &fanotify{pid: int32(os.Getpid()), whole: whole, watched: make(map[Object]fanWatch)}
 	if err := f.start(group, root); err != nil {
 		unix.Close(group)
 		return nil, nil, err
@@ -88,11 +93,6 @@ func (f *fanotify) start(group int, root *beneath.Path) error {
 		f.limit = descriptorLimit() / 4
 		return nil
 	}
-	st, err := root.Statfs()
-	if err != nil {
-		return os.NewSyscallError("statfs", err)
-	}
-	f.fsid = st.Fsid
 	return os.NewSyscallError("fanotify_mark", root.FanotifyMark(group, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, fanDir))
 }
 
@@ -124,31 +124,39 @@ func (f *fanotify) probe(group int, root *beneath.Path) error {
 	if err := root.FanotifyMark(group, unix.FAN_MARK_REMOVE, opened); err != nil {
 		return os.NewSyscallError("fanotify_mark", err)
 	}
-	buf, seen := make([]byte, readSize), false
-	for {
+	return f.await(group, want)
+}
+
+// await reads the events of group that are there; one by us about o must be among
+// them.
+func (f *fanotify) await(group int, o Object) error {
+	seen := false
+	for buf := make([]byte, readSize); ; {
 		n, err := unix.Read(group, buf)
 		if err == unix.EINTR {
 			continue
 		}
-		if err == unix.EAGAIN {
-			break
+		if err == unix.EAGAIN && seen {
+			return nil
 		}
-		if err != nil || n <= 0 {
+		if err == unix.EAGAIN {
+			return errors.New("its events do not bear the handles of objects")
+		}
+		if err != nil {
 			return os.NewSyscallError("read", err)
+		}
+		if n <= 0 {
+			return io.ErrUnexpectedEOF
 		}
 		for rest := buf[:n]; len(rest) > 0; {
 			r, size, err := parseFanotify(rest)
 			if err != nil {
 				return err
 			}
-			seen = seen || r.pid == f.pid && string(r.dir) == string(want)
+			seen = seen || r.pid == f.pid && string(r.dir) == string(o)
 			rest = rest[size:]
 		}
 	}
-	if !seen {
-		return errors.New("its events do not bear the handles of objects")
-	}
-	return nil
 }
 
 func (f *fanotify) object(p *beneath.Path) (Object, error) {
@@ -164,53 +172,39 @@ func (f *fanotify) watch(p *beneath.Path) (Object, error) {
 	if err != nil {
 		return "", err
 	}
-	if f.whole {
-		return o, f.watchWhole(o, p)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return "", os.ErrClosed
 	}
-	return o, f.mark(o, p)
-}
-
-func (f *fanotify) watchWhole(o Object, p *beneath.Path) error {
-	st, err := p.Statfs()
+	if _, ok := f.watched[o]; ok {
+		return o, nil
+	}
+	w := fanWatch{object: o}
+	if !f.whole {
+		w.kept, err = f.mark(p)
+	}
 	if err != nil {
-		return err
+		return "", err
 	}
-	if st.Fsid != f.fsid {
-		return unix.EXDEV
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return os.ErrClosed
-	}
-	f.watched[o] = nil
-	return nil
+	f.watched[o] = w
+	return o, nil
 }
 
-// mark marks p and keeps a descriptor of it, without which a mark cannot be taken
-// away.
-func (f *fanotify) mark(o Object, p *beneath.Path) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return os.ErrClosed
-	}
-	if f.watched[o] != nil {
-		return nil
-	}
+// mark marks p and returns a descriptor of it, without which a mark cannot be taken
+// away. f.mu is held.
+func (f *fanotify) mark(p *beneath.Path) (kept *beneath.Path, err error) {
 	if len(f.watched) >= f.limit {
-		return unix.ENOSPC
+		return nil, unix.ENOSPC
 	}
-	kept, err := p.Dup()
-	if err != nil {
-		return err
+	if kept, err = p.Dup(); err != nil {
+		return nil, err
 	}
 	if err := f.onGroup(kept, unix.FAN_MARK_ADD); err != nil {
 		kept.Close()
-		return err
+		return nil, err
 	}
-	f.watched[o] = kept
-	return nil
+	return kept, nil
 }
 
 // onGroup changes the mark of an object, whichever type it has.
@@ -230,7 +224,7 @@ func (f *fanotify) onGroup(p *beneath.Path, flags uint) (err error) {
 func (f *fanotify) unwatch(o Object) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if kept := f.watched[o]; kept != nil {
+	if kept := f.watched[o].kept; kept != nil {
 		f.onGroup(kept, unix.FAN_MARK_REMOVE) // fails only if it is gone
 		kept.Close()
 	}
@@ -241,9 +235,9 @@ func (f *fanotify) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
-	for _, kept := range f.watched {
-		if kept != nil {
-			kept.Close()
+	for _, w := range f.watched {
+		if w.kept != nil {
+			w.kept.Close()
 		}
 	}
 	clear(f.watched)
@@ -298,10 +292,10 @@ func (f *fanotify) add(r *fanRecord, b *batch) {
 // known returns a watched directory and the name in it, nothing if it is not
 // watched. f.mu is held.
 func (f *fanotify) known(handle, name []byte) (Object, []byte) {
-	if _, ok := f.watched[Object(handle)]; !ok || len(handle) == 0 {
-		return "", nil
+	if w, ok := f.watched[Object(handle)]; ok {
+		return w.object, name
 	}
-	return Object(handle), name
+	return "", nil
 }
 
 // gone forgets the object that a DeleteSelf is about. f.mu is held.
@@ -310,7 +304,7 @@ func (f *fanotify) gone(r *fanRecord) {
 	if self == "" {
 		self = Object(r.dir)
 	}
-	if kept := f.watched[self]; kept != nil {
+	if kept := f.watched[self].kept; kept != nil {
 		kept.Close()
 	}
 	delete(f.watched, self)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rpycfs/rpycfs/internal/beneath"
 )
 
@@ -89,16 +91,19 @@ type Config struct {
 	// them when there are too many (Overflow). It may keep strings of events but
 	// not the slice, and must not call Close.
 	Handle func(events []Event)
+
+	settle time.Duration // how long the second half of a move may take; 0: defaultSettle
 }
 
-// Watcher tells of changes until it is closed. Its methods may be called by
-// several goroutines at a time.
+// Watcher tells of changes in one file system until it is closed. Its methods may
+// be called by several goroutines at a time.
 type Watcher struct {
 	cfg    Config
 	log    *slog.Logger
 	source source   // nil: None from the start
 	file   *os.File // what source's events are read from
 	done   chan struct{}
+	fsid   unix.Fsid // of the file system
 
 	mu     sync.Mutex // never held while calling out
 	method Method
@@ -117,11 +122,12 @@ type source interface {
 	close()
 }
 
-// Sizes and times.
 const (
-	readSize = 64 << 10             // bytes of records read at a time: many hundred events
-	maxBatch = 4096                 // events of a batch after which no more are waited for
-	settle   = 2 * time.Millisecond // how long the second half of a move may take
+	readSize = 64 << 10 // bytes of records read at a time: many hundred events
+	maxBatch = 4096     // events of a batch after which no more are waited for
+	// The halves of a move are made by one system call, but its thread may lose the
+	// processor in between.
+	defaultSettle = 5 * time.Millisecond
 )
 
 // Open starts telling of changes in the file system that holds cfg.Root. Without
@@ -132,10 +138,14 @@ func Open(cfg Config) (*Watcher, error) {
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.settle == 0 {
+		w.cfg.settle = defaultSettle
+	}
 	st, err := cfg.Root.Statfs()
 	if err != nil {
 		return nil, fmt.Errorf("fsevents: statfs: %w", err)
 	}
+	w.fsid = st.Fsid
 	refused := w.choose(fileSystem(st.Type))
 	w.why = strings.Join(refused, "; ")
 	if cfg.Want != None && w.method == None {
@@ -213,6 +223,13 @@ func (w *Watcher) Watch(p *beneath.Path) (Object, error) {
 	if m, _ := w.Method(); m == None {
 		return "", errors.ErrUnsupported
 	}
+	st, err := p.Statfs()
+	if err != nil {
+		return "", err
+	}
+	if st.Fsid != w.fsid { // no mark there, other objects with the same handles, or a network
+		return "", unix.EXDEV
+	}
 	return w.source.watch(p)
 }
 
@@ -264,7 +281,7 @@ func (w *Watcher) fill(buf []byte, b *batch) error {
 	if err != nil || !more {
 		return err
 	}
-	if err := w.file.SetReadDeadline(time.Now().Add(settle)); err != nil {
+	if err := w.file.SetReadDeadline(time.Now().Add(w.cfg.settle)); err != nil {
 		return err
 	}
 	for more && len(b.events) < maxBatch {

@@ -16,6 +16,6 @@ func (w *Watcher) WatchHandle(h beneath.KernelHandle) (o Object, ok bool) {
 	o = Object(append(binary.NativeEndian.AppendUint32(nil, uint32(h.Type)), h.Data...))
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.watched[o] = nil
+	f.watched[o] = fanWatch{object: o}
 	return o, !f.closed
 }

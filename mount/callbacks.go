@@ -83,9 +83,9 @@ func (c *Callbacks) locksLost(_ context.Context, _ *rpc.Request, req *fsproto.Lo
 	return nil
 }
 
-func (c *Callbacks) recall(_ context.Context, _ *rpc.Request, req *fsproto.RecallReq, _ *fsproto.Empty) error {
+func (c *Callbacks) recall(ctx context.Context, _ *rpc.Request, req *fsproto.RecallReq, _ *fsproto.Empty) error {
 	if fs := c.served(); fs != nil && fs.leases != nil {
-		fs.recall(req)
+		fs.recall(ctx, req)
 	}
 	return nil
 }

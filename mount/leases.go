@@ -16,6 +16,9 @@ import (
 // leaseTime is how long the kernel may believe what a lease covers.
 const leaseTime = time.Hour
 
+// maxAttrs bounds the nodes of which attributes are kept.
+const maxAttrs = 1 << 15
+
 // maxVoid bounds the nodes of which it is known since when leases are void.
 const maxVoid = 1 << 16
 
@@ -24,14 +27,15 @@ type leases struct {
 	lasts time.Duration // at most, for what a lease covers
 
 	mu    sync.Mutex
-	void  map[fsproto.Node]uint64 // leases on it below are void
-	floor uint64                  // the same for all nodes
+	void  map[fsproto.Node]uint64       // leases on it below are void
+	floor uint64                        // the same for all nodes
+	attrs map[fsproto.Node]fsproto.Attr // of files that were read, whose time of access the kernel wants to know
 
 	recalls, names, all uint64 // for status: nodes, names, everything
 }
 
 func newLeases(lasts time.Duration) *leases {
-	return &leases{lasts: lasts, void: make(map[fsproto.Node]uint64)}
+	return &leases{lasts: lasts, void: make(map[fsproto.Node]uint64), attrs: make(map[fsproto.Node]fsproto.Attr)}
 }
 
 // valid reports whether a lease that a reply tells of still holds.
@@ -76,4 +80,35 @@ func (l *leases) recalled(req *fsproto.RecallReq) {
 		}
 		l.void[n.Node] = max(l.void[n.Node], n.Lease)
 	}
+}
+
+// keep keeps attributes that a reply has told.
+func (l *leases) keep(node fsproto.Node, a *fsproto.Attr) {
+	if !l.valid(node, a.Lease) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for other := range l.attrs {
+		if len(l.attrs) < maxAttrs {
+			break
+		}
+		delete(l.attrs, other)
+	}
+	l.attrs[node] = *a
+}
+
+// kept returns attributes that still hold, if there are any.
+func (l *leases) kept(node fsproto.Node) (a fsproto.Attr, ok bool) {
+	if l == nil {
+		return a, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a, ok = l.attrs[node]
+	if ok && (a.Lease < l.floor || a.Lease < l.void[node]) {
+		delete(l.attrs, node)
+		ok = false
+	}
+	return a, ok
 }

@@ -97,6 +97,7 @@ type FS struct {
 	handles *handleTable
 	naming  *naming
 	backlog backlog
+	space   spaceCache
 	forgets *forgetQueue
 	trimmer *trimmer
 	notices *notifier

@@ -23,6 +23,7 @@ type node struct {
 	seen   seen          // what the kernel has of the node
 	looked time.Duration // when a lookup told of it last, since the table was made
 	opens  int           // open files
+	may    mayOpen       // while seen.leased
 
 	changes   int           // requests of our own under way that change its entries
 	contended time.Duration // until when its names are not believed, since the table was made
@@ -199,6 +200,12 @@ func (t *nodeTable) namesIn(dir fsproto.Node) (names []string) {
 		s.mu.Unlock()
 	}
 	return names
+}
+
+// inoOf returns the inode number of a node.
+func (t *nodeTable) inoOf(id fsproto.Node) (ino uint64) {
+	t.update(id, func(n *node) { ino = n.ino })
+	return ino
 }
 
 // inoOfParent returns the inode number of the directory that the node was last

@@ -49,12 +49,15 @@ func (fs *FS) kernelFlags(flags uint32) (out uint32) {
 	return out
 }
 
-// opened records an open file and fills in what the kernel is told.
-func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, out *fuse.OpenOut) {
+// opened records an open file and fills in what the kernel is told. If the daemon is
+// not told of it before it has to be, req is what it is to be told.
+func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, req *fsproto.OpenReq, out *fuse.OpenOut) {
 	out.Fh = uint64(h)
 	out.OpenFlags = fs.kernelFlags(flags)
 	fs.nodes.opened(node, 1)
-	fs.handles.addFile(h, &file{node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0})
+	fs.handles.addFile(h, &file{
+		node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0, late: late{req: req, op: fsproto.Open},
+	})
 }
 
 // Open opens a file that the kernel knows. One that has lost its last name is
@@ -69,6 +72,15 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		flags |= fsproto.OpenKillPriv
 	}
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: flags}
+	if fs.openHere(req.Node, flags) {
+		fs.opened(req.Handle, req.Node, in.Flags, &req, out)
+		if fs.stillHere(req.Node) {
+			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+			return fuse.OK
+		}
+		fs.closeFile(in.NodeId, out.Fh)
+		req.Handle = fs.newHandle()
+	}
 	outdated := fs.nodes.outdated(req.Node)
 	var res fsproto.OpenRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Open, &req, &res)
@@ -83,9 +95,12 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		return fuse.Status(syscall.ESTALE)
 	}
 	fs.refresh(req.Node, &res.Attr)
-	fs.opened(req.Handle, req.Node, in.Flags, out)
-	if flags&fsproto.OpenTruncate == 0 && fs.keeps(req.Node, &res.Attr) {
-		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	fs.opened(req.Handle, req.Node, in.Flags, nil, out)
+	if flags&fsproto.OpenTruncate == 0 {
+		if fs.keeps(req.Node, &res.Attr) {
+			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+		}
+		fs.granted(req.Node, flags, &res.Attr)
 	}
 	return fuse.OK
 }
@@ -123,7 +138,7 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, name, res.Parent.Lease); !st.Ok() {
 		return st
 	}
-	fs.opened(req.Handle, res.Entry.Node, in.Flags, &out.OpenOut)
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, nil, &out.OpenOut)
 	return fuse.OK
 }
 
@@ -146,7 +161,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, "", 0); !st.Ok() {
 		return st
 	}
-	fs.opened(req.Handle, res.Entry.Node, in.Flags, &out.OpenOut)
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, nil, &out.OpenOut)
 	return fuse.OK
 }
 
@@ -160,9 +175,15 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	ctx := begin(cancel, &in.InHeader, &fsproto.Read.Info)
 	defer ctx.end()
 	calling(&in.InHeader)
+	if err := fs.toldOf(ctx, in.Fh); err != nil {
+		return nil, errno(err)
+	}
 	n, err := rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]})
 	if err != nil {
 		return nil, errno(err)
+	}
+	if fs.leases != nil {
+		fs.leases.keep(fsproto.Node(in.NodeId), &res.Attr)
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
@@ -272,20 +293,32 @@ func writeFlags(in *fuse.WriteIn) (out uint32) {
 
 // Fsync waits until the file is on the daemon's disk.
 func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	req := fsproto.FsyncReq{Handle: fsproto.Handle(in.Fh), DataOnly: in.FsyncFlags&1 != 0}
 	return call(fs, cancel, &in.InHeader, fsproto.Fsync, &req, &fsproto.AttrRes{})
 }
 
 // Release closes a file after its last descriptor. Nobody waits for it.
 func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	if f := fs.handles.removeFile(in.Fh); f != nil {
-		fs.nodes.opened(f.node, -1)
+	if fs.closeFile(in.NodeId, in.Fh) {
+		calling(&in.InHeader)
+		if fs.locks != nil {
+			defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
+		}
+		fs.release(fsproto.Handle(in.Fh))
 	}
-	if fs.locks != nil {
-		defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
+}
+
+// closeFile forgets an open file, and reports whether the daemon has to be told.
+func (fs *FS) closeFile(node, fh uint64) bool {
+	f := fs.handles.removeFile(fh)
+	if f == nil {
+		return true
 	}
-	calling(&in.InHeader)
-	fs.release(fsproto.Handle(in.Fh))
+	fs.nodes.opened(f.node, -1)
+	return fs.closeLate(&f.late)
 }
 
 // release closes a handle at the daemon. It is not cut short: what is left over
@@ -314,6 +347,9 @@ func (fs *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut
 	if in.Whence != uint32(fsproto.SeekData) && in.Whence != uint32(fsproto.SeekHole) {
 		return fuse.EINVAL
 	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	req := fsproto.LseekReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Whence: uint8(in.Whence)}
 	var res fsproto.LseekRes
 	st := call(fs, cancel, &in.InHeader, fsproto.Lseek, &req, &res)
@@ -330,6 +366,9 @@ const maxCopy = 1<<32 - 1<<12
 func (fs *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	if in.Flags != 0 {
 		return 0, fuse.EINVAL
+	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.FhIn); !st.Ok() {
+		return 0, st
 	}
 	req := fsproto.CopyReq{
 		From: fsproto.Handle(in.FhIn), FromOffset: in.OffIn,

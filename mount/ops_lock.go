@@ -43,6 +43,9 @@ func (fs *FS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse
 	if !st.Ok() {
 		return st
 	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	req := fsproto.GetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
 	var res fsproto.GetlkRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Getlk, &req, &res); !st.Ok() {
@@ -62,6 +65,9 @@ func (fs *FS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse
 func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	l, st := lockOf(in)
 	if !st.Ok() {
+		return st
+	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
@@ -155,6 +161,9 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	}
 	if l.Type == fsproto.LockUnlock {
 		return fs.SetLk(cancel, in)
+	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
 	}
 	if l.Kind == fsproto.LockPosix && asksOFD(in.Pid) {
 		l.Kind = fsproto.LockOFD

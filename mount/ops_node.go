@@ -115,11 +115,13 @@ func (fs *FS) Forget(nodeid, nlookup uint64) {
 // may have no name any more.
 func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	req := fsproto.GetattrReq{Node: fsproto.Node(in.NodeId)}
-	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
+	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && fs.handles.isTold(in.Fh()) {
 		req.Handle = fsproto.Handle(in.Fh())
 	}
 	var res fsproto.AttrRes
-	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
+	if a, here := fs.attrHere(req.Node); here {
+		res.Attr = a
+	} else if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
 	fs.show(req.Node, &res.Attr)
@@ -130,11 +132,13 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 // Statx is sent by kernels from 6.6 on when a program asks for the birth time.
 func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	req := fsproto.GetattrReq{Node: fsproto.Node(in.NodeId)}
-	if in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0 {
+	if in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0 && fs.handles.isTold(in.Fh) {
 		req.Handle = fsproto.Handle(in.Fh)
 	}
 	var res fsproto.AttrRes
-	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
+	if a, here := fs.attrHere(req.Node); here {
+		res.Attr = a
+	} else if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
 	fs.access.saw(req.Node, &res.Attr)
@@ -180,6 +184,7 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 	var res fsproto.AttrRes
 	err = callAs(ctx, fs, &in.InHeader, fsproto.Setattr, &req, &res)
 	fs.nodes.touch(req.Node)
+	fs.nodes.update(req.Node, func(n *node) { n.may = 0 })
 	if err != nil {
 		return errno(err)
 	}
@@ -276,9 +281,15 @@ func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 // StatFs tells about the file system that holds the node.
 func (fs *FS) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	req := fsproto.StatfsReq{Node: fsproto.Node(h.NodeId)}
-	var res fsproto.StatfsRes
-	if st := call(fs, cancel, h, fsproto.Statfs, &req, &res); !st.Ok() {
-		return st
+	res, here := fs.space.get(fs.nodes.clock.read())
+	if !here {
+		clock := fs.nodes.clock.read()
+		if st := call(fs, cancel, h, fsproto.Statfs, &req, &res); !st.Ok() {
+			return st
+		}
+		if fs.leases != nil {
+			fs.space.put(res, clock)
+		}
 	}
 	*out = fuse.StatfsOut{
 		Blocks: res.Blocks, Bfree: res.BlocksFree, Bavail: res.BlocksAvail,

@@ -32,6 +32,7 @@ type dir struct {
 	node fsproto.Node
 	ino  uint64
 
+	late late
 	mu   sync.Mutex // reads of one open directory take turns
 	page page
 	size uint32 // of the next page, in bytes
@@ -54,15 +55,36 @@ type page struct {
 // OpenDir opens a directory.
 func (fs *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: fsproto.OpenDir}
+	out.Fh = uint64(req.Handle)
+	if fs.openHere(req.Node, req.Flags) {
+		fs.handles.addDir(req.Handle, &dir{
+			node: req.Node, ino: fs.nodes.inoOf(req.Node), size: firstPage, late: late{req: &req, op: fsproto.Opendir},
+		})
+		if fs.stillHere(req.Node) {
+			out.OpenFlags |= fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
+			return fuse.OK
+		}
+		fs.closeLate(&fs.handles.removeDir(out.Fh).late)
+		again := req
+		again.Handle = fs.newHandle()
+		return fs.openDir(cancel, in, again, out)
+	}
+	return fs.openDir(cancel, in, req, out)
+}
+
+func (fs *FS) openDir(cancel <-chan struct{}, in *fuse.OpenIn, req fsproto.OpenReq, out *fuse.OpenOut) fuse.Status {
+	out.Fh = uint64(req.Handle)
 	var res fsproto.OpenRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Opendir, &req, &res); !st.Ok() {
 		return st
 	}
 	fs.handles.addDir(req.Handle, &dir{node: req.Node, ino: res.Attr.Ino, size: firstPage})
-	out.Fh = uint64(req.Handle)
-	if fs.leases.valid(req.Node, res.Attr.Lease) {
+	leased := fs.leases.valid(req.Node, res.Attr.Lease)
+	if leased {
 		out.OpenFlags |= fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 	}
+	fs.nodes.update(req.Node, func(n *node) { n.seen.leased = leased })
+	fs.granted(req.Node, req.Flags, &res.Attr)
 	return fuse.OK
 }
 
@@ -72,6 +94,9 @@ func (fs *FS) ReleaseDir(in *fuse.ReleaseIn) {
 		d.mu.Lock()
 		fs.dropPage(d)
 		d.mu.Unlock()
+		if !fs.closeLate(&d.late) {
+			return
+		}
 	}
 	calling(&in.InHeader)
 	fs.release(fsproto.Handle(in.Fh))
@@ -186,6 +211,9 @@ func (p *page) seek(pos uint64) bool {
 
 // fetch gets the page that starts at pos.
 func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64, plus bool) fuse.Status {
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	p := page{from: pos, plus: plus, clock: fs.nodes.clock.read(), fetched: time.Now()}
 	defer fs.naming.begin()()
 	req := fsproto.ReaddirReq{Handle: fsproto.Handle(in.Fh), Cookie: pos, Size: d.size, Entries: plus}
@@ -212,6 +240,9 @@ func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64,
 		}
 	}
 	fs.trimmer.check()
+	if fs.leases != nil {
+		fs.leases.keep(d.node, &res.Dir)
+	}
 	p.entries, p.end, p.lease = res.Entries, res.End, res.Dir.Lease
 	d.page = p
 	d.size = min(2*d.size, lastPage)

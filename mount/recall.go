@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"context"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -29,12 +30,12 @@ const (
 )
 
 // recall drops what the daemon takes back.
-func (fs *FS) recall(req *fsproto.RecallReq) {
+func (fs *FS) recall(ctx context.Context, req *fsproto.RecallReq) {
 	fs.leases.recalled(req)
 	if fs.device == nil { // not mounted yet
 		return
 	}
-	r := recalling{fs: fs}
+	r := recalling{fs: fs, ctx: ctx}
 	if req.All {
 		fs.access.dropAll()
 		r.epoch()
@@ -50,6 +51,7 @@ func (fs *FS) recall(req *fsproto.RecallReq) {
 // recalling is one recall while it is being answered.
 type recalling struct {
 	fs    *FS
+	ctx   context.Context
 	stuck int
 	anew  bool // the epoch has been raised
 }
@@ -59,6 +61,7 @@ func (r *recalling) node(n *fsproto.Recalled) {
 	if n.What != 0 {
 		fs.access.drop(n.Node)
 		fs.nodes.update(n.Node, func(n *node) { n.seen.leased = false })
+		fs.tellAll(r.ctx, n.Node)
 		off := int64(attrOnly)
 		if n.What&fsproto.RecallData != 0 || fs.nodes.isDir(n.Node) {
 			off = 0

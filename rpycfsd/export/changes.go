@@ -154,6 +154,10 @@ func (s *Session) grantAll(began uint64, req, res any) {
 			if h := s.handles[req.Handle]; h == nil || h.r.main == req.Node {
 				g.give(req.Node, &res.Attr)
 			}
+		case *fsproto.ReadReq:
+			if h := s.handles[req.Handle]; h != nil {
+				g.give(h.r.main, &res.Attr)
+			}
 		case *fsproto.SetattrReq:
 			g.give(req.Node, &res.Attr)
 		case *fsproto.AccessReq:

@@ -50,7 +50,7 @@ var mayImport = map[string][]string{
 const commands = "cmd/"
 
 // testOnly packages are imported by tests, or run by the Makefile.
-var testOnly = []string{"e2e", "examples", "internal/conformance", "internal/project", "internal/protodoc", "rpc/rpctest", "tools"}
+var testOnly = []string{"e2e", "examples", "internal/conformance", "internal/history", "internal/project", "internal/protodoc", "rpc/rpctest", "tools"}
 
 type listed struct {
 	ImportPath string

@@ -131,10 +131,10 @@ func (n *notifier) drop(node fsproto.Node, off int64) fuse.Status {
 // attrHere returns the attributes of a node if they need not be asked for: the kernel
 // wants them anew when it has read from the file.
 func (fs *FS) attrHere(id fsproto.Node) (a fsproto.Attr, here bool) {
-	a, here = fs.leases.kept(id)
+	k, here := fs.leases.kept(id)
 	if here {
 		s := fs.nodes.seen(id)
-		here = s.leased && s.change == a.Change
+		here = s.leased && s.change == k.Change && !fs.nodes.changedSince(id, k.clock)
 	}
-	return a, here
+	return k.Attr, here
 }

@@ -29,13 +29,19 @@ type leases struct {
 	mu    sync.Mutex
 	void  map[fsproto.Node]uint64       // leases on it below are void
 	floor uint64                        // the same for all nodes
-	attrs map[fsproto.Node]fsproto.Attr // of files that were read, whose time of access the kernel wants to know
+	attrs map[fsproto.Node]keptAttr // of what was read: the kernel wants to know its time of access
 
 	recalls, names, all uint64 // for status: nodes, names, everything
 }
 
+// keptAttr are attributes, and the node table's clock before they were asked for.
+type keptAttr struct {
+	fsproto.Attr
+	clock uint64
+}
+
 func newLeases(lasts time.Duration) *leases {
-	return &leases{lasts: lasts, void: make(map[fsproto.Node]uint64), attrs: make(map[fsproto.Node]fsproto.Attr)}
+	return &leases{lasts: lasts, void: make(map[fsproto.Node]uint64), attrs: make(map[fsproto.Node]keptAttr)}
 }
 
 // valid reports whether a lease that a reply tells of still holds.
@@ -82,9 +88,9 @@ func (l *leases) recalled(req *fsproto.RecallReq) {
 	}
 }
 
-// keep keeps attributes that a reply has told.
-func (l *leases) keep(node fsproto.Node, a *fsproto.Attr) {
-	if !l.valid(node, a.Lease) {
+// keep keeps attributes that a reply has told to a call that began at this clock.
+func (l *leases) keep(node fsproto.Node, a *fsproto.Attr, clock uint64) {
+	if l == nil || !l.valid(node, a.Lease) {
 		return
 	}
 	l.mu.Lock()
@@ -95,11 +101,11 @@ func (l *leases) keep(node fsproto.Node, a *fsproto.Attr) {
 		}
 		delete(l.attrs, other)
 	}
-	l.attrs[node] = *a
+	l.attrs[node] = keptAttr{*a, clock}
 }
 
 // kept returns attributes that still hold, if there are any.
-func (l *leases) kept(node fsproto.Node) (a fsproto.Attr, ok bool) {
+func (l *leases) kept(node fsproto.Node) (a keptAttr, ok bool) {
 	if l == nil {
 		return a, false
 	}

@@ -34,6 +34,7 @@ package mount
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -170,7 +171,11 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 		fs.locks = newLockKeeper(fs.guard)
 	}
 	var res fsproto.LeasesRes
-	if err := rpc.Call(ctx, fs.peer, fsproto.Leases, &fsproto.Empty{}, &res); err != nil {
+	switch err := rpc.Call(ctx, fs.peer, fsproto.Leases, &fsproto.Empty{}, &res); {
+	case errors.Is(err, rpc.ErrNoMethod):
+		fs.callbacks.serve(fs)
+		return nil // a daemon of before leases
+	case err != nil:
 		return err
 	}
 	lasts := leaseTime

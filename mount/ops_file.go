@@ -169,6 +169,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 // to the kernel.
 func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	fs.nodes.reading(fsproto.Node(in.NodeId))
+	clock := fs.nodes.clock.read()
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
 	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}
 	var res fsproto.AttrRes
@@ -182,9 +183,7 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	if err != nil {
 		return nil, errno(err)
 	}
-	if fs.leases != nil {
-		fs.leases.keep(fsproto.Node(in.NodeId), &res.Attr)
-	}
+	fs.leases.keep(fsproto.Node(in.NodeId), &res.Attr, clock)
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 

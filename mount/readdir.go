@@ -240,9 +240,7 @@ func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64,
 		}
 	}
 	fs.trimmer.check()
-	if fs.leases != nil {
-		fs.leases.keep(d.node, &res.Dir)
-	}
+	fs.leases.keep(d.node, &res.Dir, p.clock)
 	p.entries, p.end, p.lease = res.Entries, res.End, res.Dir.Lease
 	d.page = p
 	d.size = min(2*d.size, lastPage)

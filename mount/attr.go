@@ -29,10 +29,13 @@ func (fs *FS) fillAttr(out *fuse.Attr, a *fsproto.Attr) {
 	}
 }
 
-func (fs *FS) fillAttrOut(out *fuse.AttrOut, node fsproto.Node, a *fsproto.Attr) {
+// fillAttrOut tells the kernel attributes; for asked see fillEntry.
+func (fs *FS) fillAttrOut(out *fuse.AttrOut, node fsproto.Node, a *fsproto.Attr, asked bool) {
 	fs.access.saw(node, a)
 	fs.fillAttr(&out.Attr, a)
-	out.SetTimeout(fs.attrTimeout(node, a))
+	if asked || fs.leases == nil {
+		out.SetTimeout(fs.attrTimeout(node, a))
+	}
 }
 
 // attrTimeout returns how long the kernel may believe attributes.
@@ -50,12 +53,17 @@ func (fs *FS) nameTimeout(unleased time.Duration, dir fsproto.Node, name string,
 }
 
 // fillEntry tells the kernel of a node under a name that it may believe for keep.
-// The reply that told of it was made age ago.
-func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, keep, age time.Duration) {
+// The reply that told of it was made age ago. asked says that the kernel has asked for
+// it: it passes over attributes then that a recall has overtaken on their way to it.
+// Those in replies to a change it takes as they are, so they are not to be believed:
+// under a lease it will ask for them, and get those that are kept.
+func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, asked bool, keep, age time.Duration) {
 	fs.access.saw(e.Node, &e.Attr)
 	out.NodeId = uint64(e.Node)
 	out.SetEntryTimeout(max(0, keep-age))
-	out.SetAttrTimeout(max(0, fs.attrTimeout(e.Node, &e.Attr)-age))
+	if asked || fs.leases == nil {
+		out.SetAttrTimeout(max(0, fs.attrTimeout(e.Node, &e.Attr)-age))
+	}
 	fs.fillAttr(&out.Attr, &e.Attr)
 }
 

@@ -138,3 +138,11 @@ func (fs *FS) attrHere(id fsproto.Node) (a fsproto.Attr, here bool) {
 	}
 	return k.Attr, here
 }
+
+// keepOwn keeps the attributes in the reply to a change of our own, unless a later one
+// has been answered already.
+func (fs *FS) keepOwn(id fsproto.Node, a *fsproto.Attr) {
+	if !fs.nodes.newer(id, a) {
+		fs.leases.keep(id, a, fs.nodes.clock.read())
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -20,7 +21,10 @@ import (
 
 // device is the kernel's end of a mount. It is kept beside go-fuse's own descriptor
 // for notifications that go-fuse has no call for.
-type device struct{ fd int }
+type device struct {
+	fd      int
+	noEpoch atomic.Bool // the kernel has refused one
+}
 
 // attachDevice puts the file system into the mount table at dir and returns the
 // descriptor that its requests come from.
@@ -126,7 +130,7 @@ func receiveFD(socket int) (int, error) {
 // newDevice keeps a descriptor of the device that fd is.
 func newDevice(fd int) (*device, error) {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	return &device{own}, err
+	return &device{fd: own}, err
 }
 
 func (d *device) close() {
@@ -134,6 +138,9 @@ func (d *device) close() {
 		unix.Close(d.fd)
 	}
 }
+
+// epochs reports whether the kernel is believed to know epochs.
+func (d *device) epochs() bool { return !d.noEpoch.Load() }
 
 // incEpoch makes the kernel ask again for every name that it knows, at its next use.
 // It takes no lock there (FUSE_NOTIFY_INC_EPOCH, Linux 6.16). It reports whether the
@@ -144,5 +151,8 @@ func (d *device) incEpoch() bool {
 	binary.NativeEndian.PutUint32(msg[0:], uint32(len(msg)))
 	binary.NativeEndian.PutUint32(msg[4:], notifyIncEpoch)
 	_, err := unix.Write(d.fd, msg[:])
+	if err == unix.EINVAL {
+		d.noEpoch.Store(true)
+	}
 	return err == nil
 }

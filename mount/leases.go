@@ -27,8 +27,8 @@ type leases struct {
 	lasts time.Duration // at most, for what a lease covers
 
 	mu    sync.Mutex
-	void  map[fsproto.Node]uint64       // leases on it below are void
-	floor uint64                        // the same for all nodes
+	void  map[fsproto.Node]uint64   // leases on it below are void
+	floor uint64                    // the same for all nodes
 	attrs map[fsproto.Node]keptAttr // of what was read: the kernel wants to know its time of access
 
 	recalls, names, all uint64 // for status: nodes, names, everything

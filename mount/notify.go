@@ -28,12 +28,18 @@ type notifier struct {
 
 	mu      sync.Mutex
 	waiting map[fsproto.Node]struct{}
+	names   map[dirName]struct{} // to be dropped when their directories' locks are free
+}
+
+type dirName struct {
+	dir  fsproto.Node
+	name string
 }
 
 func newNotifier(log *slog.Logger) *notifier {
 	return &notifier{
 		log: log, wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
-		waiting: make(map[fsproto.Node]struct{}),
+		waiting: make(map[fsproto.Node]struct{}), names: make(map[dirName]struct{}),
 	}
 }
 
@@ -63,6 +69,19 @@ func (n *notifier) invalidate(node fsproto.Node) {
 	}
 }
 
+// forgetNames drops names of a directory from the kernel, when it can.
+func (n *notifier) forgetNames(dir fsproto.Node, names []string) {
+	n.mu.Lock()
+	for _, name := range names {
+		n.names[dirName{dir, name}] = struct{}{}
+	}
+	n.mu.Unlock()
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
 func (n *notifier) run() {
 	defer close(n.done)
 	for {
@@ -72,9 +91,12 @@ func (n *notifier) run() {
 			return
 		}
 		n.mu.Lock()
-		batch := n.waiting
-		n.waiting = make(map[fsproto.Node]struct{})
+		batch, names := n.waiting, n.names
+		n.waiting, n.names = make(map[fsproto.Node]struct{}), make(map[dirName]struct{})
 		n.mu.Unlock()
+		for of := range names {
+			n.kernel.EntryNotify(uint64(of.dir), of.name)
+		}
 		for node := range batch {
 			n.drop(node, 0)
 		}

@@ -33,7 +33,7 @@ func makeNodeOnce[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op 
 		return st
 	}
 	fs.hot.made(parent, name, res.Entry.Node)
-	return fs.introduce(out, &res.Entry, parent, name, res.Parent.Lease)
+	return fs.introduce(out, &res.Entry, false, parent, name, res.Parent.Lease)
 }
 
 // Mkdir makes a directory. The kernel leaves the umask to the daemon, which

@@ -135,7 +135,7 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 		return st
 	}
 	fs.hot.made(req.Parent, name, res.Entry.Node)
-	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, name, res.Parent.Lease); !st.Ok() {
+	if st := fs.introduce(&out.EntryOut, &res.Entry, false, req.Parent, name, res.Parent.Lease); !st.Ok() {
 		return st
 	}
 	fs.opened(req.Handle, res.Entry.Node, in.Flags, nil, &out.OpenOut)
@@ -158,7 +158,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 	if st := call(fs, cancel, &in.InHeader, fsproto.Tmpfile, &req, &res); !st.Ok() {
 		return st
 	}
-	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, "", 0); !st.Ok() {
+	if st := fs.introduce(&out.EntryOut, &res.Entry, false, req.Parent, "", 0); !st.Ok() {
 		return st
 	}
 	fs.opened(req.Handle, res.Entry.Node, in.Flags, nil, &out.OpenOut)

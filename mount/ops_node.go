@@ -79,7 +79,7 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 		out.SetEntryTimeout(keep) // with NodeId 0
 		return fuse.OK
 	}
-	st := fs.introduce(out, &res.Entry, req.Parent, name, res.Parent.Lease)
+	st := fs.introduce(out, &res.Entry, true, req.Parent, name, res.Parent.Lease)
 	if hot {
 		out.SetEntryTimeout(0)
 	}
@@ -89,15 +89,18 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 // introduce tells the kernel of a node that a reply has named, and counts the
 // reference that the kernel takes with it. lease is the one on the directory that the
 // reply tells of.
-func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Node, name string, lease uint64) fuse.Status {
+func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, asked bool, parent fsproto.Node, name string, lease uint64) fuse.Status {
 	if e.Node == 0 || e.Node == fsproto.RootNode || uint64(e.Node) == ^uint64(0) {
 		return fuse.EIO // not the daemon's to give, or go-fuse's own
 	}
 	fs.nodes.note(e, parent, name)
 	fs.trimmer.check()
 	fs.nodes.looked(e.Node)
+	if !asked {
+		fs.keepOwn(e.Node, &e.Attr)
+	}
 	fs.show(e.Node, &e.Attr)
-	fs.fillEntry(out, e, fs.nameTimeout(fs.entryTimeout, parent, name, lease), 0)
+	fs.fillEntry(out, e, asked, fs.nameTimeout(fs.entryTimeout, parent, name, lease), 0)
 	return fuse.OK
 }
 
@@ -125,7 +128,7 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 		return st
 	}
 	fs.show(req.Node, &res.Attr)
-	fs.fillAttrOut(out, req.Node, &res.Attr)
+	fs.fillAttrOut(out, req.Node, &res.Attr, true)
 	return fuse.OK
 }
 
@@ -188,10 +191,11 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 	if err != nil {
 		return errno(err)
 	}
+	fs.keepOwn(req.Node, &res.Attr)
 	if req.Mask&fsproto.SetSize == 0 {
 		fs.show(req.Node, &res.Attr)
 	}
-	fs.fillAttrOut(out, req.Node, &res.Attr)
+	fs.fillAttrOut(out, req.Node, &res.Attr, false)
 	return fuse.OK
 }
 

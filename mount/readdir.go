@@ -126,7 +126,7 @@ func (fs *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.Dir
 		if fs.leases != nil {
 			age = 0 // leases tell whether it still holds
 		}
-		fs.fillEntry(entry, node, fs.nameTimeout(fs.entryTimeout, fsproto.Node(in.NodeId), e.Name, p.lease), age)
+		fs.fillEntry(entry, node, true, fs.nameTimeout(fs.entryTimeout, fsproto.Node(in.NodeId), e.Name, p.lease), age)
 		return true, true
 	})
 }

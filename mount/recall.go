@@ -75,15 +75,13 @@ func (r *recalling) node(n *fsproto.Recalled) {
 				r.name(n.Node, name)
 			}
 		}
-	case fs.nodes.contended(n.Node, true):
-		// None of its names is believed.
-	case len(n.Names) > 0 && fs.nodes.isChanging(n.Node):
+	case fs.device.epochs() && len(n.Names) > 0 && fs.nodes.contended(n.Node, true):
+		// None of its names is believed, but what a listing under way brings.
+		fs.notices.forgetNames(n.Node, n.Names)
+	case fs.device.epochs() && len(n.Names) > 0 && fs.nodes.isChanging(n.Node):
 		fs.nodes.contend(n.Node)
-		if !r.epoch() {
-			for _, name := range n.Names {
-				r.name(n.Node, name)
-			}
-		}
+		r.epoch()
+		fs.notices.forgetNames(n.Node, n.Names)
 	default:
 		for _, name := range n.Names {
 			if !r.name(n.Node, name) {

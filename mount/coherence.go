@@ -1,6 +1,8 @@
 package mount
 
 import (
+	"context"
+	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -77,6 +79,9 @@ func (fs *FS) wrote(id fsproto.Node, a *fsproto.Attr) {
 			s.leased = false
 		}
 	})
+	if fs.leases != nil && !leased {
+		fs.notices.invalidate(id) // nobody would call back for the pages that were written
+	}
 }
 
 // keeps reports whether the pages that the kernel has of a file that is being opened
@@ -144,5 +149,66 @@ func (fs *FS) attrHere(id fsproto.Node) (a fsproto.Attr, here bool) {
 func (fs *FS) keepOwn(id fsproto.Node, a *fsproto.Attr) {
 	if !fs.nodes.newer(id, a) {
 		fs.leases.keep(id, a, fs.nodes.clock.read())
+	}
+}
+
+// distrust makes the kernel ask for the attributes of a node that is about to be
+// changed from here: others may see the change before the reply is here.
+func (fs *FS) distrust(id fsproto.Node) {
+	if fs.leases != nil {
+		fs.nodes.touch(id)
+		fs.notices.drop(id, attrOnly)
+	}
+}
+
+// sizeChanges knows the files whose size a request of our own is changing. What is
+// read meanwhile would be told to the kernel with the size of before, which fills up
+// with zeros.
+type sizeChanges struct {
+	mu    sync.Mutex
+	under map[fsproto.Node]*sizeChange
+}
+
+type sizeChange struct {
+	n    int
+	done chan struct{} // closed when n is 0
+}
+
+// begin notes such a request until the function that it returns is called.
+func (c *sizeChanges) begin(id fsproto.Node) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.under == nil {
+		c.under = make(map[fsproto.Node]*sizeChange)
+	}
+	s := c.under[id]
+	if s == nil {
+		s = &sizeChange{done: make(chan struct{})}
+		c.under[id] = s
+	}
+	s.n++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if s.n--; s.n == 0 {
+			delete(c.under, id)
+			close(s.done)
+		}
+	}
+}
+
+// wait returns when no change of the size that is under way now is so any more.
+func (c *sizeChanges) wait(ctx context.Context, id fsproto.Node) error {
+	c.mu.Lock()
+	s := c.under[id]
+	c.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

@@ -99,6 +99,7 @@ type FS struct {
 	naming  *naming
 	backlog backlog
 	space   spaceCache
+	sizes   sizeChanges
 	forgets *forgetQueue
 	trimmer *trimmer
 	notices *notifier

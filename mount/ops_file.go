@@ -82,6 +82,10 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		req.Handle = fs.newHandle()
 	}
 	outdated := fs.nodes.outdated(req.Node)
+	if flags&fsproto.OpenTruncate != 0 {
+		defer fs.sizes.begin(req.Node)()
+		fs.distrust(req.Node)
+	}
 	var res fsproto.OpenRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Open, &req, &res)
 	if flags&fsproto.OpenTruncate != 0 {
@@ -176,7 +180,11 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	ctx := begin(cancel, &in.InHeader, &fsproto.Read.Info)
 	defer ctx.end()
 	calling(&in.InHeader)
-	if err := fs.toldOf(ctx, in.Fh); err != nil {
+	err := fs.sizes.wait(ctx, fsproto.Node(in.NodeId))
+	if err == nil {
+		err = fs.toldOf(ctx, in.Fh)
+	}
+	if err != nil {
 		return nil, errno(err)
 	}
 	n, err := rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]})
@@ -184,6 +192,9 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 		return nil, errno(err)
 	}
 	fs.leases.keep(fsproto.Node(in.NodeId), &res.Attr, clock)
+	if fs.leases != nil && !fs.leases.valid(fsproto.Node(in.NodeId), res.Attr.Lease) {
+		fs.notices.invalidate(fsproto.Node(in.NodeId)) // nobody would call back for these pages
+	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 

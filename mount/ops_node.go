@@ -184,6 +184,10 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 		return errno(err)
 	}
 	defer fs.nodes.changing(req.Node)() // a directory is locked meanwhile
+	if req.Mask&fsproto.SetSize != 0 {
+		defer fs.sizes.begin(req.Node)()
+	}
+	fs.distrust(req.Node)
 	var res fsproto.AttrRes
 	err = callAs(ctx, fs, &in.InHeader, fsproto.Setattr, &req, &res)
 	fs.nodes.touch(req.Node)

@@ -27,6 +27,9 @@ const (
 	// arriving is how long ago the kernel may have been told of a node that it does
 	// not know: the reply can still be on its way to it.
 	arriving = 100 * time.Millisecond
+	// again is how often pages of open files are dropped once more, afterwards later.
+	again      = 2
+	afterwards = 100 * time.Microsecond
 )
 
 // recall drops what the daemon takes back.
@@ -135,9 +138,28 @@ func (r *recalling) within(notify func()) bool {
 }
 
 // dropKnown drops a node. The kernel passes over one that it does not know; if it was
-// told of it a moment ago, the reply may not have got there.
-func (fs *FS) dropKnown(node fsproto.Node, off int64) {
-	for fs.notices.drop(node, off) == fuse.ENOENT && fs.nodes.toldWithin(node, arriving) {
-		time.Sleep(100 * time.Microsecond)
+// told of it a moment ago, the reply may not have got there. And it passes over pages
+// that somebody is copying from, so that it is told again while files are open.
+func (fs *FS) dropKnown(id fsproto.Node, off int64) {
+	s := fs.nodes.seen(id)
+	for fs.notices.drop(id, off) == fuse.ENOENT && fs.nodes.toldWithin(id, arriving) {
+		time.Sleep(afterwards)
 	}
+	if off == attrOnly {
+		return
+	}
+	open := false
+	fs.nodes.update(id, func(n *node) { open = n.opens > 0 })
+	for range again {
+		if !open {
+			break
+		}
+		time.Sleep(afterwards)
+		fs.notices.drop(id, off)
+	}
+	fs.nodes.update(id, func(n *node) {
+		if int32(s.reads-n.seen.dropped) > 0 {
+			n.seen.dropped = s.reads
+		}
+	})
 }

@@ -138,8 +138,8 @@ func (c *change) entry(parent fsproto.Node, name string, what uint8) {
 
 // grantAll gives leases on the nodes that a reply tells of, as they were since the
 // clock began.
-func (s *Session) grantAll(began uint64, req, res any) {
-	g := granter{s: s, began: began}
+func (s *Session) grantAll(began uint64, changes bool, req, res any) {
+	g := granter{s: s, began: began, changes: changes}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.e.leases.mu.Lock()
@@ -226,8 +226,9 @@ func parentOf(req any) fsproto.Node {
 }
 
 type granter struct {
-	s     *Session
-	began uint64
+	s       *Session
+	began   uint64
+	changes bool
 }
 
 // give gives a lease, if it can be had, on a node that replies call by this number.
@@ -236,5 +237,5 @@ func (g *granter) give(num fsproto.Node, a *fsproto.Attr) {
 	if entry == nil || entry.r.main != num {
 		return
 	}
-	a.Lease = g.s.e.leases.grant(entry.r, num, g.began)
+	a.Lease = g.s.e.leases.grant(entry.r, num, g.began, g.changes)
 }

@@ -82,17 +82,19 @@ func (n *node) since(s *Session) uint64 {
 	return n.changed
 }
 
-// contested reports whether others than s are changing n.
-func (n *node) contested(s *Session) bool {
-	return slices.ContainsFunc(n.changers, func(c *change) bool { return c.s != s })
+// contested reports whether others than s are changing n. For a call that changes
+// nothing itself, that is also so if s is changing a file: others may see the change
+// before s has its answer.
+func (n *node) contested(s *Session, changes bool) bool {
+	return slices.ContainsFunc(n.changers, func(c *change) bool { return c.s != s || !changes && !n.isDir() })
 }
 
 // grant gives the session of r a lease on its node, which it knows as num, and
 // returns the lease's number. 0 if the node may have changed since the clock began.
-// mu is held.
-func (l *leases) grant(r *ref, num fsproto.Node, began uint64) uint64 {
+// changes says whether the call is one that changes something. mu is held.
+func (l *leases) grant(r *ref, num fsproto.Node, began uint64, changes bool) uint64 {
 	n, c := r.n, &r.s.recalls
-	if began < l.all || n.since(r.s) > began || n.contested(r.s) || r.missed != 0 || !c.granting() {
+	if began < l.all || n.since(r.s) > began || n.contested(r.s, changes) || r.missed != 0 || !c.granting() {
 		return 0
 	}
 	if r.num != 0 {

@@ -58,7 +58,7 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 			err = s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as}, req, res) })
 		}
 		if err == nil {
-			s.grantAll(began, req, res)
+			s.grantAll(began, c != nil, req, res)
 		}
 		if err != nil {
 			s.report(op.Name, err)

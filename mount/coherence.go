@@ -34,11 +34,26 @@ type seen struct {
 	leased  bool          // and nobody else has changed the node since
 	told    time.Duration // when that was, since the table was made; 0: never
 	reads   uint32        // READ requests so far; it wraps
+	reading int32         // those under way
+	asking  int32         // requests for attributes under way
 	dropped uint32        // reads, when all pages that they brought had been dropped
 }
 
-// reading counts a READ request, before it is sent to the daemon.
-func (t *nodeTable) reading(id fsproto.Node) { t.update(id, func(n *node) { n.seen.reads++ }) }
+// reading counts a READ request, before it is sent to the daemon, until the function
+// that it returns is called.
+func (t *nodeTable) reading(id fsproto.Node) (done func()) {
+	t.update(id, func(n *node) {
+		n.seen.reads++
+		n.seen.reading++
+	})
+	return func() { t.update(id, func(n *node) { n.seen.reading-- }) }
+}
+
+// asking counts a request for attributes until the function that it returns is called.
+func (t *nodeTable) asking(id fsproto.Node) (done func()) {
+	t.update(id, func(n *node) { n.seen.asking++ })
+	return func() { t.update(id, func(n *node) { n.seen.asking-- }) }
+}
 
 // seen returns what the kernel has of a node.
 func (t *nodeTable) seen(id fsproto.Node) (s seen) {

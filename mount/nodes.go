@@ -161,6 +161,12 @@ func (t *nodeTable) contend(dir fsproto.Node) {
 	t.update(dir, func(n *node) { n.contended = now + contendedFor })
 }
 
+// isOpen reports whether a file is open.
+func (t *nodeTable) isOpen(id fsproto.Node) (open bool) {
+	t.update(id, func(n *node) { open = n.opens > 0 })
+	return open
+}
+
 // isDir reports whether a node that the kernel knows is a directory.
 func (t *nodeTable) isDir(id fsproto.Node) (dir bool) {
 	t.update(id, func(n *node) { dir = n.dir })

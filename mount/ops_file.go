@@ -172,7 +172,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 // Read reads from the connection straight into the buffer that go-fuse writes
 // to the kernel.
 func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	fs.nodes.reading(fsproto.Node(in.NodeId))
+	defer fs.nodes.reading(fsproto.Node(in.NodeId))()
 	clock := fs.nodes.clock.read()
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
 	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}

@@ -122,6 +122,7 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 		req.Handle = fsproto.Handle(in.Fh())
 	}
 	var res fsproto.AttrRes
+	defer fs.nodes.asking(req.Node)()
 	if a, here := fs.attrHere(req.Node); here {
 		res.Attr = a
 	} else if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
@@ -139,6 +140,7 @@ func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut
 		req.Handle = fsproto.Handle(in.Fh)
 	}
 	var res fsproto.AttrRes
+	defer fs.nodes.asking(req.Node)()
 	if a, here := fs.attrHere(req.Node); here {
 		res.Attr = a
 	} else if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {

@@ -27,8 +27,9 @@ const (
 	// arriving is how long ago the kernel may have been told of a node that it does
 	// not know: the reply can still be on its way to it.
 	arriving = 100 * time.Millisecond
-	// again is how often pages of open files are dropped once more, afterwards later.
-	again      = 2
+	// again is how often pages of open files are dropped once more at most, afterwards
+	// later each time.
+	again      = 20
 	afterwards = 100 * time.Microsecond
 )
 
@@ -139,8 +140,19 @@ func (r *recalling) within(notify func()) bool {
 
 // dropKnown drops a node. The kernel passes over one that it does not know; if it was
 // told of it a moment ago, the reply may not have got there. And it passes over pages
-// that somebody is copying from, so that it is told again while files are open.
+// that somebody is copying from, and over attributes in a reply that comes after the
+// notification: a read that waits for them would go by an old size. So requests for
+// attributes that are under way end first, if they can, and pages are dropped
+// again while the file is open. Reads
+// that are under way end first, if they can: what they bring is of before the recall, and
+// a reply that has become shorter would be filled up with zeros.
 func (fs *FS) dropKnown(id fsproto.Node, off int64) {
+	for range again {
+		if fs.nodes.seen(id).asking == 0 {
+			break
+		}
+		time.Sleep(afterwards)
+	}
 	s := fs.nodes.seen(id)
 	for fs.notices.drop(id, off) == fuse.ENOENT && fs.nodes.toldWithin(id, arriving) {
 		time.Sleep(afterwards)
@@ -148,12 +160,12 @@ func (fs *FS) dropKnown(id fsproto.Node, off int64) {
 	if off == attrOnly {
 		return
 	}
-	open := false
-	fs.nodes.update(id, func(n *node) { open = n.opens > 0 })
-	for range again {
-		if !open {
+	for i := range again {
+		now := fs.nodes.seen(id)
+		if now.reads == s.reads && now.reading == 0 && (i >= 2 || !fs.nodes.isOpen(id)) {
 			break
 		}
+		s = now
 		time.Sleep(afterwards)
 		fs.notices.drop(id, off)
 	}

@@ -221,11 +221,11 @@ func TestLongHistory(t *testing.T) {
 // it says then is not held against others; afterwards it is.
 func TestEarlyReads(t *testing.T) {
 	ops := []Op{at(0, 100, 1, Write, "x"), at(10, 20, 1, Read, "x"), at(30, 40, 2, Read, "")}
-	if h := (&history{model: Content, ops: withoutEarly(ops)}); !h.explained("") {
+	if h := (&history{model: Content, ops: withoutOwn(ops)}); !h.explained("") {
 		t.Error("an early read counts")
 	}
 	ops = append(ops, at(110, 120, 1, Read, ""))
-	if h := (&history{model: Content, ops: withoutEarly(ops)}); h.explained("") {
+	if h := (&history{model: Content, ops: withoutOwn(ops)}); h.explained("") {
 		t.Error("a read after the write does not count")
 	}
 }

@@ -104,24 +104,25 @@ func Attribute(state string, o *Op) (string, bool) {
 	return state, o.Err == 0 && o.Value == state
 }
 
-// withoutEarly leaves out of a content's history what shows a write of the same
-// client that was still under way. A kernel puts a write into its own pages
-// before it hands it on, so its readers may have it before anybody else can, and
-// even if others come in between. What they show after the write, is checked.
-func withoutEarly(ops []Op) []Op {
+// withoutOwn leaves out of a history what a client has seen while a change of its own
+// was under way. A kernel puts a write into its own pages before it hands it on, so its
+// readers may have it before anybody else can; and it cuts a file off, or changes a
+// name or attributes, when the server has answered, when others may have seen that
+// already. What it shows after the change, is checked.
+func withoutOwn(ops []Op) []Op {
 	var kept []Op
 	for _, o := range ops {
-		if o.changes() || !showsOwnWrite(ops, &o) {
+		if o.changes() || !duringOwnChange(ops, &o) {
 			kept = append(kept, o)
 		}
 	}
 	return kept
 }
 
-func showsOwnWrite(ops []Op, o *Op) bool {
+func duringOwnChange(ops []Op, o *Op) bool {
 	for i := range ops {
 		w := &ops[i]
-		if w.Call == Write && w.Client == o.Client && w.Value == o.Value && w.Start <= o.End && o.Start <= w.End {
+		if w.changes() && w.Client == o.Client && w.Start <= o.End && o.Start <= w.End {
 			return true
 		}
 	}

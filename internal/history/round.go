@@ -172,9 +172,7 @@ func (l *Log) Check(outages ...Outage) ([]*Violation, []Failure) {
 func (l *Log) history(object string) *history {
 	kind, _, _ := strings.Cut(object, " ")
 	h := &history{models[kind], l.ops[object], l.round.Grace}
-	if kind == "content" {
-		h.ops = withoutEarly(h.ops)
-	}
+	h.ops = withoutOwn(h.ops)
 	const unsure = 64 // many more than can be under way at once
 	if ends := h.times(func(o *Op) time.Duration { return o.End }); len(ends) > maxOps-unsure {
 		h = h.until(ends[maxOps-unsure])

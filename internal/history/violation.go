@@ -60,25 +60,30 @@ func (h *history) violation(object, initial string) *Violation {
 	culprit := slices.IndexFunc(part.ops, func(o Op) bool { return o.End == end && !o.Unsure })
 	v := &Violation{Object: object, Call: part.ops[culprit].Call, Stale: part.stale(culprit, initial)}
 	v.Ops = part.shorten(initial).ops
-	v.Ops = append(part.lastChanges(v.Ops), v.Ops...)
+	v.Ops = append(part.changesAround(v.Ops), v.Ops...)
 	slices.SortFunc(v.Ops, byStart)
 	return v
 }
 
 func byStart(a, b Op) int { return int(a.Start - b.Start) }
 
-// lastChanges are the last changes before all of the operations.
-func (h *history) lastChanges(ops []Op) []Op {
-	const most = 2
+// changesAround are the other changes that were made meanwhile, and the last ones
+// before.
+func (h *history) changesAround(ops []Op) []Op {
+	const before = 2
 	first := slices.MinFunc(ops, byStart).Start
-	var changes []Op
-	for i := range h.ops {
-		if h.ops[i].changes() && !h.ops[i].Unsure && h.ops[i].End < first {
-			changes = append(changes, h.ops[i])
+	var earlier, meanwhile []Op
+	for _, o := range h.ops {
+		switch {
+		case !o.changes() || slices.Contains(ops, o):
+		case o.End < first && !o.Unsure:
+			earlier = append(earlier, o)
+		case o.End >= first:
+			meanwhile = append(meanwhile, o)
 		}
 	}
-	slices.SortFunc(changes, byStart)
-	return changes[max(0, len(changes)-most):]
+	slices.SortFunc(earlier, byStart)
+	return append(meanwhile, earlier[max(0, len(earlier)-before):]...)
 }
 
 // times returns the times of the operations in order.

@@ -78,7 +78,8 @@ func (c *change) end() {
 	if c == nil {
 		return
 	}
-	c.s.e.leases.finish(c)
+	waits := c.s.e.leases.finish(c)
+	c.s.e.leases.await(c.s.leaseContext(), waits) // ends with the session at the latest
 	for _, t := range c.touched {
 		c.s.e.unref(t.n)
 	}

@@ -158,6 +158,7 @@ func (l *leases) forget(r *ref) {
 type change struct {
 	s       *Session
 	touched []touched
+	skipped []*ref // that were not called back because of a change of their own
 }
 
 // touched is what a change does to a node: Recall… bits, and to a directory's entry.
@@ -187,6 +188,7 @@ func (l *leases) begin(c *change) (waits []*recall) {
 			case r.s == c.s:
 			case r.busy > 0:
 				r.missed |= t.what
+				c.skipped = append(c.skipped, r)
 			default:
 				if w := l.recall(r, t.what, t.name); w != nil {
 					waits = append(waits, w)
@@ -197,10 +199,16 @@ func (l *leases) begin(c *change) (waits []*recall) {
 	return waits
 }
 
-// finish ends a change, made or not.
-func (l *leases) finish(c *change) {
+// finish ends a change, made or not. It returns recalls of sessions whose own changes
+// ran beside it and have ended before: they have to be answered before this one is.
+func (l *leases) finish(c *change) (waits []*recall) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for _, r := range c.skipped {
+		if r.busy == 0 && r.recall != nil {
+			waits = append(waits, r.recall)
+		}
+	}
 	l.clock++
 	for i := range c.touched {
 		t := &c.touched[i]
@@ -220,6 +228,7 @@ func (l *leases) finish(c *change) {
 			r.missed = 0
 		}
 	}
+	return waits
 }
 
 // foreign tells of a change that was made on the server, by none of the sessions.

@@ -293,3 +293,13 @@ func (s *Session) leases(r call, _ *fsproto.Empty, res *fsproto.LeasesRes) error
 	}
 	return nil
 }
+
+// leaseContext ends with the session's leases.
+func (s *Session) leaseContext() context.Context {
+	s.e.leases.mu.Lock()
+	defer s.e.leases.mu.Unlock()
+	if s.recalls.ctx == nil {
+		return context.Background()
+	}
+	return s.recalls.ctx
+}

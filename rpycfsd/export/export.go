@@ -75,6 +75,8 @@ type Config struct {
 	Descriptors int
 	// MaxLeases bounds the leases of one session, default DefaultLeases.
 	MaxLeases int
+
+	recallTimeout time.Duration // for tests; 0: the constant
 }
 
 // Limits and their defaults.
@@ -138,12 +140,13 @@ func Open(cfg Config) (*Export, error) {
 	cfg.MaxHandles = cmp.Or(cfg.MaxHandles, limit/8)
 	cfg.MaxLocks = cmp.Or(cfg.MaxLocks, DefaultLocks)
 	cfg.MaxLeases = cmp.Or(cfg.MaxLeases, DefaultLeases)
+	cfg.recallTimeout = cmp.Or(cfg.recallTimeout, recallTimeout)
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
 		owners: idname.New(), nodes: make(map[ident]*node), objects: make(map[fsevents.Object]*node), stop: make(chan struct{}),
 		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
-		leases:    leases{max: cfg.MaxLeases, clock: 1, sessions: make(map[*Session]struct{})},
+		leases:    leases{max: cfg.MaxLeases, within: cfg.recallTimeout, clock: 1, sessions: make(map[*Session]struct{})},
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

@@ -37,7 +37,8 @@ const (
 // leases is who has a lease on what. mu guards memory only, and what says so in node
 // and ref; it comes after Session.mu and Export.mu.
 type leases struct {
-	max int // of one session
+	max    int           // of one session
+	within time.Duration // that a session has to answer a recall
 
 	mu    sync.Mutex
 	clock uint64 // rises with every beginning and end of a change
@@ -106,6 +107,7 @@ func (l *leases) grant(r *ref, num fsproto.Node, began uint64, changes bool) uin
 	r.num = num
 	c.link(r)
 	if c.count > l.max {
+		l.clock++ // above the number of what is taken back
 		l.recall(c.coldest, fsproto.RecallAttr|fsproto.RecallData|fsproto.RecallNames, "")
 	}
 	return l.clock

@@ -86,16 +86,17 @@ func (l *leases) recall(r *ref, what uint8, name string) *recall {
 	w.what.Lease = l.clock
 	w.what.What |= what
 	switch {
-	case name == "" && !r.n.isDir() || what&fsproto.RecallNames != 0:
-		l.end(r)
-	case name != "" && slices.Contains(w.what.Names, name):
-	case name != "" && w.what.What&fsproto.RecallNames == 0 && len(w.what.Names) < fsproto.MaxRecallName:
+	case name == "" || slices.Contains(w.what.Names, name):
+	case w.what.What&fsproto.RecallNames == 0 && len(w.what.Names) < fsproto.MaxRecallName:
 		w.what.Names = append(w.what.Names, name)
-	case name != "":
+	default:
 		w.what.What |= fsproto.RecallNames
 	}
 	if w.what.What&fsproto.RecallNames != 0 {
 		w.what.Names = nil
+		l.end(r)
+	} else if !r.n.isDir() {
+		l.end(r)
 	}
 	if !c.sending {
 		c.sending = true
@@ -153,7 +154,7 @@ func (s *Session) sendRecalls() {
 		if req.All { // until it is answered, or the session ends
 			err = rpc.Call(c.ctx, peer, fsproto.Recall, req, &fsproto.Empty{})
 		} else {
-			err = callInTime(c.ctx, peer, req)
+			err = callInTime(c.ctx, peer, req, l.within)
 		}
 		l.mu.Lock()
 		switch {
@@ -182,9 +183,9 @@ var errAway = errors.New("not connected")
 
 // callInTime makes a call that counts as failed if it takes too long, or if the
 // connection is not there or lost meanwhile.
-func callInTime(ctx context.Context, peer *rpc.Peer, req *fsproto.RecallReq) error {
+func callInTime(ctx context.Context, peer *rpc.Peer, req *fsproto.RecallReq, within time.Duration) error {
 	const step = 50 * time.Millisecond
-	ctx, cancel := context.WithTimeoutCause(ctx, recallTimeout, errors.New("no answer in time"))
+	ctx, cancel := context.WithTimeoutCause(ctx, within, errors.New("no answer in time"))
 	defer cancel()
 	ctx, away := context.WithCancelCause(ctx)
 	defer away(nil)
@@ -275,6 +276,10 @@ func (s *Session) closeRecalls() {
 	delete(l.sessions, s)
 	if c.cancel != nil {
 		c.cancel()
+	}
+	if c.fenced != nil { // calls that wait for it learn that the session has ended
+		close(c.fenced)
+		c.fenced = nil
 	}
 	l.mu.Unlock()
 	c.sender.Wait()

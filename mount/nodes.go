@@ -26,6 +26,7 @@ type node struct {
 	may    mayOpen       // while seen.leased
 
 	changes   int           // requests of our own under way that change its entries
+	listed    time.Duration // when a listing told the kernel last of entries to be believed
 	contended time.Duration // until when its names are not believed, since the table was made
 
 	// For finding the node again at a restarted daemon. Parent and name are
@@ -159,6 +160,19 @@ func (t *nodeTable) contended(dir fsproto.Node, extend bool) (contended bool) {
 func (t *nodeTable) contend(dir fsproto.Node) {
 	now := time.Since(t.made)
 	t.update(dir, func(n *node) { n.contended = now + contendedFor })
+}
+
+// listedNow notes that a listing tells the kernel of entries to be believed;
+// listedWithin reports whether that was lately.
+func (t *nodeTable) listedNow(dir fsproto.Node) {
+	now := time.Since(t.made)
+	t.update(dir, func(n *node) { n.listed = now })
+}
+
+func (t *nodeTable) listedWithin(dir fsproto.Node, d time.Duration) (lately bool) {
+	now := time.Since(t.made)
+	t.update(dir, func(n *node) { lately = n.listed != 0 && now-n.listed < d })
+	return lately
 }
 
 // isOpen reports whether a file is open.

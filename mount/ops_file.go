@@ -3,6 +3,7 @@ package mount
 import (
 	"context"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -169,6 +170,11 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 	return fuse.OK
 }
 
+// shortReads is how often a read is tried that comes to the end of a file which somebody
+// is changing: if the kernel believes that the file is longer, it takes what is missing
+// for zeros.
+const shortReads = 3
+
 // Read reads from the connection straight into the buffer that go-fuse writes
 // to the kernel.
 func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -187,9 +193,15 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	if err != nil {
 		return nil, errno(err)
 	}
-	n, err := rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]})
-	if err != nil {
-		return nil, errno(err)
+	var n int
+	for range shortReads {
+		if n, err = rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]}); err != nil {
+			return nil, errno(err)
+		}
+		if n == size || fs.leases == nil || fs.leases.valid(fsproto.Node(in.NodeId), res.Attr.Lease) {
+			break
+		}
+		time.Sleep(afterwards)
 	}
 	fs.leases.keep(fsproto.Node(in.NodeId), &res.Attr, clock)
 	if fs.leases != nil && !fs.leases.valid(fsproto.Node(in.NodeId), res.Attr.Lease) {

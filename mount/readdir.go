@@ -117,6 +117,9 @@ func (fs *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 // ReadDirPlus lists names and tells the kernel of their nodes, unless it would
 // not remember them. It takes a reference to each node in the reply.
 func (fs *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	if fs.leases != nil && !fs.nodes.contended(fsproto.Node(in.NodeId), false) {
+		defer fs.nodes.listedNow(fsproto.Node(in.NodeId))
+	}
 	return fs.readdir(cancel, in, fs.entryTimeout > 0, func(e fuse.DirEntry, node *fsproto.Entry, p *page) (added, taken bool) {
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil || node == nil {

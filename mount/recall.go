@@ -80,8 +80,12 @@ func (r *recalling) node(n *fsproto.Recalled) {
 			}
 		}
 	case fs.device.epochs() && len(n.Names) > 0 && fs.nodes.contended(n.Node, true):
-		// None of its names is believed, but what a listing under way brings.
+		// None of its names is believed, but what a listing has brought that was
+		// under way when that began.
 		fs.notices.forgetNames(n.Node, n.Names)
+		if fs.nodes.listedWithin(n.Node, arriving) {
+			r.epoch()
+		}
 	case fs.device.epochs() && len(n.Names) > 0 && fs.nodes.isChanging(n.Node):
 		fs.nodes.contend(n.Node)
 		r.epoch()
@@ -147,13 +151,14 @@ func (r *recalling) within(notify func()) bool {
 // that are under way end first, if they can: what they bring is of before the recall, and
 // a reply that has become shorter would be filled up with zeros.
 func (fs *FS) dropKnown(id fsproto.Node, off int64) {
+	s := fs.nodes.seen(id)
 	for range again {
-		if fs.nodes.seen(id).asking == 0 {
+		if s.asking == 0 && s.reading == 0 {
 			break
 		}
 		time.Sleep(afterwards)
+		s = fs.nodes.seen(id)
 	}
-	s := fs.nodes.seen(id)
 	for fs.notices.drop(id, off) == fuse.ENOENT && fs.nodes.toldWithin(id, arriving) {
 		time.Sleep(afterwards)
 	}

@@ -126,7 +126,7 @@ func TestOverflowFencesAll(t *testing.T) {
 	}
 	ends(t, getattr(a, num), "a call")
 	var late fsproto.AttrRes
-	a.s.grantAll(began, &fsproto.GetattrReq{Node: num}, &late)
+	a.s.grantAll(began, false, &fsproto.GetattrReq{Node: num}, &late)
 	if late.Attr.Lease != 0 {
 		t.Error("lease given by a reply from before the loss")
 	}

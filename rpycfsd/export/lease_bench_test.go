@@ -27,7 +27,7 @@ func BenchmarkLeases(b *testing.B) {
 		before := heap()
 		b.StartTimer()
 		for i := range refs {
-			l.grant(&refs[i], fsproto.RootNode, 1)
+			l.grant(&refs[i], fsproto.RootNode, 1, false)
 		}
 		b.StopTimer()
 		fixed := float64(reflect.TypeFor[lease]().Size())

@@ -227,7 +227,7 @@ func TestGrantsAreRefused(t *testing.T) {
 	began := a.e.leases.now()
 	do(b.env, fsproto.Setattr, fsproto.SetattrReq{Node: other, Mask: fsproto.SetMode, Mode: 0o600})
 	var late fsproto.AttrRes
-	a.s.grantAll(began, &fsproto.GetattrReq{Node: num}, &late)
+	a.s.grantAll(began, false, &fsproto.GetattrReq{Node: num}, &late)
 	if late.Attr.Lease != 0 {
 		t.Error("lease given by a reply from before a change")
 	}
@@ -237,7 +237,12 @@ func TestGrantsAreRefused(t *testing.T) {
 
 	own, err := a.s.beginChange(context.Background(), &fsproto.SetattrReq{Node: num})
 	must(t, err)
-	if get() == 0 {
+	if get() != 0 {
+		t.Error("lease given by a look at a file that the session itself is changing")
+	}
+	var done fsproto.AttrRes
+	a.s.grantAll(a.e.leases.now(), true, &fsproto.SetattrReq{Node: num}, &done)
+	if done.Attr.Lease == 0 {
 		t.Error("the session's own change kept it from a lease")
 	}
 	own.end()
@@ -374,7 +379,7 @@ func TestLeaseSize(t *testing.T) {
 		n := &node{}
 		for range sessions {
 			r := &ref{s: &Session{recalls: recaller{peer: &rpc.Peer{}}}, n: n}
-			if l.grant(r, 1, 1) == 0 {
+			if l.grant(r, 1, 1, false) == 0 {
 				t.Fatal("no lease")
 			}
 		}

@@ -44,6 +44,9 @@ func newLeases(lasts time.Duration) *leases {
 	return &leases{lasts: lasts, void: make(map[fsproto.Node]uint64), attrs: make(map[fsproto.Node]keptAttr)}
 }
 
+// strict reports whether the daemon sees all changes, by whomever.
+func (l *leases) strict() bool { return l != nil && l.lasts == leaseTime }
+
 // valid reports whether a lease that a reply tells of still holds.
 func (l *leases) valid(node fsproto.Node, lease uint64) bool {
 	if l == nil || lease == 0 {

@@ -24,7 +24,9 @@ const maxVoid = 1 << 16
 
 // leases knows which leases are void. It is nil where the daemon gives none.
 type leases struct {
-	lasts time.Duration // at most, for what a lease covers
+	lasts  time.Duration // at most, for what a lease covers
+	events uint8         // fsproto.Events…: how the daemon learns of changes on the server
+	why    string        // it does not do so in a better way
 
 	mu    sync.Mutex
 	void  map[fsproto.Node]uint64   // leases on it below are void
@@ -44,26 +46,35 @@ func newLeases(lasts time.Duration) *leases {
 	return &leases{lasts: lasts, void: make(map[fsproto.Node]uint64), attrs: make(map[fsproto.Node]keptAttr)}
 }
 
-// valid reports whether a lease that a reply tells of still holds.
+// valid reports whether what a reply tells is so until the daemon calls back.
 func (l *leases) valid(node fsproto.Node, lease uint64) bool {
+	return lease&fsproto.LeaseBrief == 0 && l.holds(node, lease)
+}
+
+// holds reports whether a lease that a reply tells of, brief or not, still holds.
+func (l *leases) holds(node fsproto.Node, lease uint64) bool {
 	if l == nil || lease == 0 {
 		return false
 	}
+	lease &^= fsproto.LeaseBrief
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return lease >= l.floor && lease >= l.void[node]
 }
 
 // timeout returns how long the kernel may believe something that a reply tells: without
-// leases for as long as unleased says, else while the lease holds.
+// leases and with a brief one for as long as unleased says, else while the lease
+// holds.
 func (l *leases) timeout(unleased time.Duration, node fsproto.Node, lease uint64) time.Duration {
 	switch {
 	case l == nil || unleased <= 0:
 		return unleased
-	case l.valid(node, lease):
-		return l.lasts
+	case !l.holds(node, lease):
+		return 0
+	case lease&fsproto.LeaseBrief != 0:
+		return unleased
 	}
-	return 0
+	return l.lasts
 }
 
 // recalled makes leases void.

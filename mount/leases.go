@@ -33,7 +33,7 @@ type leases struct {
 	floor uint64                    // the same for all nodes
 	attrs map[fsproto.Node]keptAttr // of what was read: the kernel wants to know its time of access
 
-	recalls, names, all uint64 // for status: nodes, names, everything
+	recalls, all uint64 // for status: nodes, everything
 }
 
 // keptAttr are attributes, and the node table's clock before they were asked for.
@@ -88,7 +88,6 @@ func (l *leases) recalled(req *fsproto.RecallReq) {
 	for i := range req.Nodes {
 		n := &req.Nodes[i]
 		l.recalls++
-		l.names += uint64(len(n.Names))
 		if len(l.void) >= maxVoid {
 			for _, lease := range l.void {
 				l.floor = max(l.floor, lease)
@@ -128,4 +127,16 @@ func (l *leases) kept(node fsproto.Node) (a keptAttr, ok bool) {
 		ok = false
 	}
 	return a, ok
+}
+
+// status fills in what is known of leases.
+func (l *leases) status(s *Status) {
+	s.Events = "off"
+	if l == nil {
+		return
+	}
+	s.Events, s.EventsWhy = [...]string{"none", "inotify", "fanotify"}[l.events], l.why
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Recalls, s.RecalledAll = l.recalls, l.all
 }

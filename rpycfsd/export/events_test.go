@@ -134,10 +134,18 @@ func (a *leaser) brief(num fsproto.Node) bool {
 func TestBriefLeases(t *testing.T) {
 	for _, method := range piecemealMethods {
 		a, _ := twoLeasers(t, Config{events: method}, makeTree)
-		if en := a.lookup("d"); en.Attr.Lease&fsproto.LeaseBrief == 0 {
+		en := a.lookup("d")
+		if en.Attr.Lease&fsproto.LeaseBrief == 0 {
 			t.Errorf("%v: a lease on a directory that is not watched", method)
-		} else if a.brief(en.Node) {
+		}
+		began := a.e.leases.now()
+		if a.brief(en.Node) {
 			t.Errorf("%v: no lease on a directory that is asked about", method)
+		}
+		var early fsproto.AttrRes
+		a.s.grantAll(began, false, &fsproto.GetattrReq{Node: en.Node}, &early)
+		if early.Attr.Lease&fsproto.LeaseBrief == 0 {
+			t.Errorf("%v: a lease by a reply from before the directory was watched", method)
 		}
 		if en := a.lookup("f"); en.Attr.Lease&fsproto.LeaseBrief != 0 {
 			t.Errorf("%v: no lease on a file in a directory that is watched", method)

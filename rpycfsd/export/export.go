@@ -171,8 +171,9 @@ func Open(cfg Config) (*Export, error) {
 		e.rootDir.Close()
 		return nil, err
 	}
-	e.done.Add(1)
+	e.done.Add(2)
 	go e.sweepIdle()
+	go e.sweepStores()
 	return e, nil
 }
 

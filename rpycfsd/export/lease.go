@@ -57,6 +57,7 @@ type leased struct {
 	by       *Session  // whose that was; nil: a program's on the server
 	others   uint64    // the clock at the last change by anybody else
 	watched  uint64    // the clock since when changes of it are told; 0: they are not
+	looked   looked    // without having been told of a change
 	in       *node     // of a file: the directory with its only name; also guarded by Export.mu, and referenced
 }
 

@@ -58,3 +58,49 @@ func TestHasWriters(t *testing.T) {
 		again.Close()
 	}
 }
+
+// An open for writing is not refused because HasWriters is asking.
+func TestHasWritersIsInNobodysWay(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	root, err := OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	p, err := root.Walk("f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	done := make(chan struct{})
+	asked := make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-done:
+				asked <- nil
+				return
+			default:
+			}
+			if _, err := p.HasWriters(); err != nil {
+				asked <- err
+				return
+			}
+		}
+	}()
+	for range 2000 {
+		f, err := p.Open(unix.O_WRONLY)
+		if err != nil {
+			t.Errorf("open: %v", err)
+			break
+		}
+		f.Close()
+	}
+	close(done)
+	if err := <-asked; err != nil {
+		t.Error(err)
+	}
+}

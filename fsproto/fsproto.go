@@ -113,7 +113,7 @@ type Attr struct {
 	RdevMajor, RdevMinor       uint32
 	Atime, Mtime, Ctime, Btime Time
 	Change                     uint64 // differs whenever data or attributes differ
-	Lease                      uint64 // the lease that the session holds on the node now; 0: none
+	Lease                      uint64 // the lease that the session holds on the node now, maybe LeaseBrief; 0: none
 	Flags                      uint32 // Attr… bits
 	Access                     uint8  // Access… bits
 }

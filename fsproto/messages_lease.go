@@ -5,15 +5,21 @@ import "github.com/rpycfs/rpycfs/rpc"
 // A lease is the server's promise to call the client back before what a reply has
 // told of a node is no longer so. On a file it covers attributes and data; on a
 // directory its attributes and, for every name, which node that is, or that there
-// is none. A session gets leases once it has called leases. Attr.Lease of a reply is
-// a number that rises with every change in the export: a recall that names a higher
+// is none. A session gets leases once it has called leases. Attr.Lease of a reply is,
+// without LeaseBrief, a number that rises with every change in the export: a recall that names a higher
 // one has overtaken the reply, whose lease is void then.
+
+// LeaseBrief is set in Attr.Lease where programs on the server may change the node
+// without the server's knowing, as it has no means to watch it. The lease promises
+// what others do as to changes by sessions. Beyond that, what the reply tells is good
+// for a second.
+const LeaseBrief = 1 << 63
 
 // How the server learns of changes that programs on it make (LeasesRes.Events).
 const (
-	EventsNone     uint8 = iota // not at all: what is cached is good for a second
-	EventsInotify               // of each directory that somebody has a lease on
-	EventsFanotify              // of the whole file system
+	EventsNone     uint8 = iota // not at all: every lease is brief
+	EventsInotify               // of what is watched one by one; leases on anything else are brief
+	EventsFanotify              // of the whole file system, or likewise one by one
 )
 
 // LeasesRes answers that the session gets leases from now on.

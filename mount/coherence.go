@@ -94,7 +94,7 @@ func (fs *FS) wrote(id fsproto.Node, a *fsproto.Attr) {
 			s.leased = false
 		}
 	})
-	if fs.leases != nil && !leased {
+	if fs.leases != nil && !fs.leases.holds(id, a.Lease) {
 		fs.notices.invalidate(id) // nobody would call back for the pages that were written
 	}
 }

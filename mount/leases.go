@@ -24,14 +24,16 @@ const maxVoid = 1 << 16
 
 // leases knows which leases are void. It is nil where the daemon gives none.
 type leases struct {
-	lasts time.Duration // at most, for what a lease covers
+	lasts  time.Duration // at most, for what a lease covers
+	events uint8         // fsproto.Events…: how the daemon learns of changes on the server
+	why    string        // it does not do so in a better way
 
 	mu    sync.Mutex
 	void  map[fsproto.Node]uint64   // leases on it below are void
 	floor uint64                    // the same for all nodes
 	attrs map[fsproto.Node]keptAttr // of what was read: the kernel wants to know its time of access
 
-	recalls, names, all uint64 // for status: nodes, names, everything
+	recalls, all uint64 // for status: nodes, everything
 }
 
 // keptAttr are attributes, and the node table's clock before they were asked for.
@@ -44,29 +46,35 @@ func newLeases(lasts time.Duration) *leases {
 	return &leases{lasts: lasts, void: make(map[fsproto.Node]uint64), attrs: make(map[fsproto.Node]keptAttr)}
 }
 
-// strict reports whether the daemon sees all changes, by whomever.
-func (l *leases) strict() bool { return l != nil && l.lasts == leaseTime }
-
-// valid reports whether a lease that a reply tells of still holds.
+// valid reports whether what a reply tells is so until the daemon calls back.
 func (l *leases) valid(node fsproto.Node, lease uint64) bool {
+	return lease&fsproto.LeaseBrief == 0 && l.holds(node, lease)
+}
+
+// holds reports whether a lease that a reply tells of, brief or not, still holds.
+func (l *leases) holds(node fsproto.Node, lease uint64) bool {
 	if l == nil || lease == 0 {
 		return false
 	}
+	lease &^= fsproto.LeaseBrief
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return lease >= l.floor && lease >= l.void[node]
 }
 
 // timeout returns how long the kernel may believe something that a reply tells: without
-// leases for as long as unleased says, else while the lease holds.
+// leases and with a brief one for as long as unleased says, else while the lease
+// holds.
 func (l *leases) timeout(unleased time.Duration, node fsproto.Node, lease uint64) time.Duration {
 	switch {
 	case l == nil || unleased <= 0:
 		return unleased
-	case l.valid(node, lease):
-		return l.lasts
+	case !l.holds(node, lease):
+		return 0
+	case lease&fsproto.LeaseBrief != 0:
+		return unleased
 	}
-	return 0
+	return l.lasts
 }
 
 // recalled makes leases void.
@@ -80,7 +88,6 @@ func (l *leases) recalled(req *fsproto.RecallReq) {
 	for i := range req.Nodes {
 		n := &req.Nodes[i]
 		l.recalls++
-		l.names += uint64(len(n.Names))
 		if len(l.void) >= maxVoid {
 			for _, lease := range l.void {
 				l.floor = max(l.floor, lease)
@@ -120,4 +127,16 @@ func (l *leases) kept(node fsproto.Node) (a keptAttr, ok bool) {
 		ok = false
 	}
 	return a, ok
+}
+
+// status fills in what is known of leases.
+func (l *leases) status(s *Status) {
+	s.Events = "off"
+	if l == nil {
+		return
+	}
+	s.Events, s.EventsWhy = [...]string{"none", "inotify", "fanotify"}[l.events], l.why
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Recalls, s.RecalledAll = l.recalls, l.all
 }

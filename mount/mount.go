@@ -179,11 +179,8 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	lasts := leaseTime
-	if res.Events == fsproto.EventsNone {
-		lasts = min(fs.cfg.AttrTimeout, fs.cfg.EntryTimeout)
-	}
-	fs.leases = newLeases(lasts)
+	fs.leases = newLeases(leaseTime)
+	fs.leases.events, fs.leases.why = res.Events, res.Why
 	fs.callbacks.serve(fs)
 	return nil
 }

@@ -204,7 +204,7 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 		time.Sleep(afterwards)
 	}
 	fs.leases.keep(fsproto.Node(in.NodeId), &res.Attr, clock)
-	if fs.leases != nil && !fs.leases.valid(fsproto.Node(in.NodeId), res.Attr.Lease) {
+	if fs.leases != nil && !fs.leases.holds(fsproto.Node(in.NodeId), res.Attr.Lease) {
 		fs.notices.invalidate(fsproto.Node(in.NodeId)) // nobody would call back for these pages
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK

@@ -70,7 +70,7 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	if !res.Exists {
 		res.Entry.Node = 0
 	}
-	hot := fs.hot.found(req.Parent, name, res.Entry.Node) && !fs.leases.strict()
+	hot := fs.hot.found(req.Parent, name, res.Entry.Node) && !fs.leases.valid(req.Parent, res.Parent.Lease)
 	if !res.Exists {
 		keep := fs.nameTimeout(fs.negativeTimeout, req.Parent, name, res.Parent.Lease)
 		if keep <= 0 || hot {

@@ -25,6 +25,10 @@ type Status struct {
 
 	// How changes made elsewhere become known here.
 	Invalidations uint64 `json:"invalidations"` // inodes and entries that the kernel was made to drop
+	Events        string `json:"events"`        // none, inotify, fanotify: how the server learns of what its programs change; off: it gives no leases
+	EventsWhy     string `json:"events_why"`    // why in no better way, in the server's words
+	Recalls       uint64 `json:"recalls"`       // nodes of which the server has taken leases back
+	RecalledAll   uint64 `json:"recalled_all"`  // how often it has taken back all
 
 	Requests map[string]RequestStatus `json:"requests"` // of the kernel, by their names in fuse(4)
 	Calls    map[string]CallStatus    `json:"calls"`    // to the server, by operation
@@ -70,6 +74,7 @@ func (fs *FS) Status() Status {
 		Calls:         make(map[string]CallStatus),
 		Served:        make(map[string]ServedStatus),
 	}
+	fs.leases.status(&s)
 	for kind := range fs.requests {
 		here, called := fs.requests[kind].here.Load(), fs.requests[kind].called.Load()
 		if here+called > 0 {

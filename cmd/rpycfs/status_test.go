@@ -30,7 +30,7 @@ func statusDocument() *status.Document {
 		PID: 4711, Program: "0.1.0", Mounted: now.Add(-time.Hour),
 		Session: status.Session{State: status.Connected, Since: now.Add(-time.Minute), RTT: 1234567, Heard: now},
 		Status: mount.Status{
-			RunAs: "daemon", IDMap: "self", BytesRead: 5 << 20, BytesWritten: 1023, OpenFiles: 3,
+			RunAs: "daemon", IDMap: "self", Events: "fanotify", Recalls: 12, BytesRead: 5 << 20, BytesWritten: 1023, OpenFiles: 3,
 			Requests: map[string]mount.RequestStatus{"lookup": {Count: 100, Here: 40}, "flush": {Count: 7, Here: 7}},
 			Calls:    map[string]mount.CallStatus{"lookup": {Count: 60, Errors: 2, InFlight: 1, Nanoseconds: 60e6}, "read": {InFlight: 2}},
 			Served:   map[string]mount.ServedStatus{"lk_granted": {Count: 9}},
@@ -48,6 +48,7 @@ func TestStatusText(t *testing.T) {
 			"/mnt/a b: host:/x as alice\n", "\n  connected to host:19912 since ", "(1m0s), round trip 1.23 ms\n",
 			"\n  calls without an answer yet: 3 (lookup 1, read 2)\n", " process 4711, rpycfs 0.1.0; rights on the server: daemon, idmap: self\n",
 			"\n  read 5.0 MiB, written 1023 bytes; open files 3,", "\n  calls of the server: lk_granted 9\n",
+			"\n  changes on the server: fanotify, called back 12\n",
 			"\n\nOPERATION         REQUESTS      HERE     CALLS  ERRORS       MEAN\n" +
 				"lookup                 100        40        60       2    1.00 ms\n" +
 				"flush                    7         7         0       0          -\n" +
@@ -60,6 +61,8 @@ func TestStatusText(t *testing.T) {
 		}, []string{" as alice, read only\n", "\n  not connected to host:19912 since ", "(0s): refused; next attempt in "}},
 		"over": {func(d *status.Document) { d.Session = status.Session{State: status.Over, LastError: "gone"} }, []string{
 			"\n  the session with host:19912 is over", ": gone; unmount and mount again\n"}},
+		"no events": {func(d *status.Document) { d.Events, d.EventsWhy, d.RecalledAll = "none", "nfs", 2 }, []string{
+			"\n  changes on the server: none, called back 12 and 2 times for all (nfs)\n"}},
 		"new": {func(d *status.Document) { d.Requests, d.Calls = nil, nil }, []string{"lk_granted 9\n"}},
 	} {
 		d := statusDocument()
@@ -79,7 +82,7 @@ func TestStatusIsHarmless(t *testing.T) {
 	d := statusDocument()
 	lines := strings.Count(statusText(d), "\n")
 	evil := "\x1b[2J\r\n\u202e\u009b31m\x7f"
-	for _, s := range []*string{&d.MountPoint, &d.Source, &d.Server, &d.User, &d.Program, &d.RunAs, &d.IDMap, &d.Session.LastError} {
+	for _, s := range []*string{&d.MountPoint, &d.Source, &d.Server, &d.User, &d.Program, &d.RunAs, &d.IDMap, &d.Events, &d.EventsWhy, &d.Session.LastError} {
 		*s = evil
 	}
 	d.Calls[evil] = mount.CallStatus{Count: 1<<64 - 1, InFlight: 1<<64 - 1, Nanoseconds: -1 << 63}

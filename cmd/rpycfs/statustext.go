@@ -29,6 +29,7 @@ func statusText(d *status.Document) string {
 	line("  mounted %s, process %d, rpycfs %s; rights on the server: %s, idmap: %s", at(d.Mounted), d.PID, d.Program, d.RunAs, d.IDMap)
 	line("  read %s, written %s; open files %d, directories %d; nodes known %d, invalidated %d",
 		size(d.BytesRead), size(d.BytesWritten), d.OpenFiles, d.OpenDirs, d.Nodes, d.Invalidations)
+	line("  %s", leases(d))
 	for _, name := range slices.Sorted(maps.Keys(d.Served)) {
 		line("  calls of the server: %s %d", name, d.Served[name].Count)
 	}
@@ -39,6 +40,18 @@ func statusText(d *status.Document) string {
 		}
 	}
 	return b.String()
+}
+
+// leases tells how changes made elsewhere become known.
+func leases(d *status.Document) string {
+	text := fmt.Sprintf("changes on the server: %s, called back %d", d.Events, d.Recalls)
+	if d.RecalledAll > 0 {
+		text += fmt.Sprintf(" and %d times for all", d.RecalledAll)
+	}
+	if d.EventsWhy != "" {
+		text += " (" + d.EventsWhy + ")"
+	}
+	return text
 }
 
 // connection tells how the session stands.

@@ -226,6 +226,39 @@ func parentOf(req any) fsproto.Node {
 	return 0
 }
 
+// coveredBy returns the nodes that a request names: who asks for something in a
+// directory, or about a node, is told of it in the reply.
+func coveredBy(req any) []fsproto.Node {
+	switch req := req.(type) {
+	case *fsproto.LookupReq:
+		return []fsproto.Node{req.Parent}
+	case *fsproto.GetattrReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.SetattrReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.AccessReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.OpenReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.NodeReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.GetxattrReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.SetxattrReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.UnlinkReq:
+		return []fsproto.Node{req.Parent}
+	case *fsproto.LinkReq:
+		return []fsproto.Node{req.Parent, req.Node}
+	case *fsproto.RenameReq:
+		return []fsproto.Node{req.Parent, req.NewParent}
+	}
+	if parent := parentOf(req); parent != 0 {
+		return []fsproto.Node{parent}
+	}
+	return nil
+}
+
 type granter struct {
 	s       *Session
 	began   uint64

@@ -76,7 +76,9 @@ type Config struct {
 	// MaxLeases bounds the leases of one session, default DefaultLeases.
 	MaxLeases int
 
-	recallTimeout time.Duration // for tests; 0: the constant
+	// For tests; 0: the constant, and the best method.
+	recallTimeout time.Duration
+	events        fsevents.Method
 }
 
 // Limits and their defaults.
@@ -120,6 +122,9 @@ type Export struct {
 	lockGraph lockGraph
 	leases    leases
 	watcher   *fsevents.Watcher
+	piecemeal bool       // it watches what it is told to, not everything
+	watching  sync.Mutex // held by what begins or ends to watch; Export.mu is taken under it
+	refused   sync.Once  // for the log: something could not be watched
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -127,6 +132,9 @@ type Export struct {
 	mu      sync.Mutex
 	nodes   map[ident]*node
 	objects map[fsevents.Object]*node // that are watched
+	ended   []fsevents.Object         // piecemeal: whose nodes are gone, to be unwatched
+	left    []*node                   // piecemeal: directories to give a reference back of
+	byName  map[hint]*node            // piecemeal: by the names that they were found by last
 	idle    list.List                 // of *node with a descriptor that nobody uses, the latest first
 }
 
@@ -144,7 +152,7 @@ func Open(cfg Config) (*Export, error) {
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
-		owners: idname.New(), nodes: make(map[ident]*node), objects: make(map[fsevents.Object]*node), stop: make(chan struct{}),
+		owners: idname.New(), nodes: make(map[ident]*node), objects: make(map[fsevents.Object]*node), byName: make(map[hint]*node), stop: make(chan struct{}),
 		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
 		leases:    leases{max: cfg.MaxLeases, within: cfg.recallTimeout, clock: 1, sessions: make(map[*Session]struct{})},
 	}
@@ -163,8 +171,9 @@ func Open(cfg Config) (*Export, error) {
 		e.rootDir.Close()
 		return nil, err
 	}
-	e.done.Add(1)
+	e.done.Add(2)
 	go e.sweepIdle()
+	go e.sweepStores()
 	return e, nil
 }
 
@@ -257,6 +266,7 @@ func (e *Export) Close() error {
 		e.pool.Close()
 	}
 	e.release(e.root)
+	e.unwatchEnded()
 	e.watcher.Close()
 	e.rootDir.Close()
 	e.mu.Lock()

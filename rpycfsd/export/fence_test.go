@@ -115,7 +115,7 @@ func TestOverflowFencesAll(t *testing.T) {
 	a, b := twoLeasers(t, Config{}, makeTree)
 	num, other := a.leased("f")[0], b.leased("f")[0]
 	began := a.e.leases.now()
-	a.e.leases.overflow()
+	a.e.leases.overflow(false)
 	for _, l := range []*leaser{a, b} {
 		if req := l.recalled(); !req.All {
 			t.Errorf("recall %+v", req)

@@ -205,7 +205,7 @@ func (s *Session) enterHeld(d object, name string, en *fsproto.Entry) error {
 	if err != nil {
 		return err
 	}
-	n := s.e.hold(id, at)
+	n := s.e.hold(id, at, st.Nlink)
 	if n == nil {
 		p, err := d.p.Walk(name)
 		if isErrno(err, syscall.EMFILE, syscall.ENFILE) {

@@ -44,6 +44,7 @@ type leases struct {
 	clock uint64 // rises with every beginning and end of a change
 	lost  uint64 // the clock when a node that is not known any more last changed
 	all   uint64 // the clock when changes may have been missed
+	blind bool   // changes by programs on the server are not told at all
 
 	sessions map[*Session]struct{} // that get leases
 }
@@ -55,6 +56,9 @@ type leased struct {
 	changed  uint64    // the clock at the last change
 	by       *Session  // whose that was; nil: a program's on the server
 	others   uint64    // the clock at the last change by anybody else
+	watched  uint64    // the clock since when changes of it are told; 0: they are not
+	looked   looked    // without having been told of a change
+	in       *node     // of a file: the directory with its only name; also guarded by Export.mu, and referenced
 }
 
 // lease is what a ref has of leases, guarded by leases.mu.
@@ -110,7 +114,19 @@ func (l *leases) grant(r *ref, num fsproto.Node, began uint64, changes bool) uin
 		l.clock++ // above the number of what is taken back
 		l.recall(c.coldest, fsproto.RecallAttr|fsproto.RecallData|fsproto.RecallNames, "")
 	}
+	if l.blind || !n.covered(began) {
+		return l.clock | fsproto.LeaseBrief
+	}
 	return l.clock
+}
+
+// covered reports whether all changes of n since the clock began are told: of itself,
+// or of the directory where it has its only name.
+func (n *node) covered(began uint64) bool {
+	if n.watched != 0 && n.watched <= began {
+		return true
+	}
+	return n.in != nil && n.in.watched != 0 && n.in.watched <= began
 }
 
 // hold enters r among the holders, where an unanswered recall may have left it.
@@ -233,10 +249,45 @@ func (l *leases) finish(c *change) (waits []*recall) {
 	return waits
 }
 
+// watched notes that changes of n are told from now on, or (false) no more.
+func (l *leases) watched(n *node, are bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.clock++
+	n.watched = 0
+	if are {
+		n.watched = l.clock
+	}
+}
+
+// isCovered reports whether changes of n are told now.
+func (l *leases) isCovered(n *node) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return n.covered(l.clock)
+}
+
+// move notes in which directory a file has its only name; nil: that is not known. If
+// changes of it have not been told so far, or are not any longer, what was believed
+// of it is taken back. Export.mu is held.
+func (l *leases) move(n, in *node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := n.covered(l.clock)
+	n.in = in
+	if n.covered(l.clock) != was {
+		l.foreignLocked(n, recallWhole, "")
+	}
+}
+
 // foreign tells of a change that was made on the server, by none of the sessions.
 func (l *leases) foreign(n *node, what uint8, name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.foreignLocked(n, what, name)
+}
+
+func (l *leases) foreignLocked(n *node, what uint8, name string) {
 	l.clock++
 	if n.by != nil {
 		n.by, n.others = nil, n.changed
@@ -270,11 +321,12 @@ func (l *leases) unknown() {
 }
 
 // overflow notes that changes have been missed: nothing of what was given is good.
-func (l *leases) overflow() {
+// Blind says that there will be no more events.
+func (l *leases) overflow(blind bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.clock++
-	l.all = l.clock
+	l.all, l.blind = l.clock, l.blind || blind
 	for s := range l.sessions {
 		l.fence(s)
 	}

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/rpc"
@@ -190,7 +191,7 @@ func TestChangeWaitsForTheAnswer(t *testing.T) {
 
 // Nobody is asked who has forgotten the node, also while he is being asked.
 func TestForgottenIsNotAsked(t *testing.T) {
-	a, b := twoLeasers(t, Config{}, makeTree)
+	a, b := twoLeasers(t, Config{recallTimeout: time.Hour}, makeTree)
 	h := b.open(b.lookup("f").Node, fsproto.OpenWrite)
 	en := a.lookup("f")
 	forget := fsproto.ForgetReq{Nodes: []fsproto.Forgotten{{Node: en.Node, Stamp: en.Stamp}}}
@@ -240,12 +241,22 @@ func TestGrantsAreRefused(t *testing.T) {
 	if get() != 0 {
 		t.Error("lease given by a look at a file that the session itself is changing")
 	}
-	var done fsproto.AttrRes
-	a.s.grantAll(a.e.leases.now(), true, &fsproto.SetattrReq{Node: num}, &done)
-	if done.Attr.Lease == 0 {
+	give := func(began uint64, changes bool, num fsproto.Node) uint64 {
+		var res fsproto.AttrRes
+		a.s.grantAll(began, changes, &fsproto.GetattrReq{Node: num}, &res)
+		return res.Attr.Lease
+	}
+	if give(a.e.leases.now(), true, num) == 0 {
 		t.Error("the session's own change kept it from a lease")
 	}
 	own.end()
+
+	d := a.lookup("d").Node
+	began = a.e.leases.now()
+	do(a.env, fsproto.Setattr, fsproto.SetattrReq{Node: d, Mask: fsproto.SetMode, Mode: 0o700})
+	if give(began, false, d) == 0 {
+		t.Error("a change of the session's own that has ended kept it from a lease")
+	}
 }
 
 // A reply that the recall has overtaken is told by its number, whatever is recalled.
@@ -321,10 +332,12 @@ func TestTwoWriters(t *testing.T) {
 	if len(a.calls) > 0 {
 		t.Error("a was called back while it was writing")
 	}
-	if do(a.env, fsproto.Getattr, fsproto.GetattrReq{Node: fa}).Attr.Lease != 0 {
+	cb.end()
+	var res fsproto.AttrRes
+	a.s.grantAll(a.e.leases.now(), true, &fsproto.GetattrReq{Node: fa}, &res)
+	if res.Attr.Lease != 0 {
 		t.Error("a got a lease although it has missed a change")
 	}
-	cb.end()
 	ca.end()
 	got := a.recalled()
 	if len(got.Nodes) != 1 || got.Nodes[0].Node != fa || got.Nodes[0].What != recallWhole {

@@ -49,6 +49,9 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 			c, err = s.beginChange(ctx, req)
 		}
 		defer c.end()
+		if err == nil {
+			s.cover(req)
+		}
 		began := s.e.leases.now()
 		switch {
 		case err != nil:

@@ -82,7 +82,7 @@ func (e *Export) intern(st *beneath.Stat, at hint, get handleFunc) (*node, error
 	if err != nil {
 		return nil, err
 	}
-	if n := e.met(id, at); n != nil {
+	if n := e.met(id, at, st.Nlink); n != nil {
 		return n, nil
 	}
 	n := &node{id: id, kind: uint32(st.Mode) & unix.S_IFMT}
@@ -99,23 +99,25 @@ func (e *Export) intern(st *beneath.Stat, at hint, get handleFunc) (*node, error
 		e.nodes[id] = n
 		e.leases.known(n)
 		e.watch(n, kernel)
+		e.enclose(n, at, st.Nlink)
 	}
-	return e.metLocked(id, at), nil
+	return e.metLocked(id, at, st.Nlink), nil
 }
 
 // met returns the node with an identity, a reference for the caller taken and
-// the name remembered, or nil.
-func (e *Export) met(id ident, at hint) *node {
+// the name remembered, or nil. It has so many links.
+func (e *Export) met(id ident, at hint, links uint32) *node {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.metLocked(id, at)
+	return e.metLocked(id, at, links)
 }
 
-func (e *Export) metLocked(id ident, at hint) *node {
+func (e *Export) metLocked(id ident, at hint, links uint32) *node {
 	n := e.nodes[id]
 	if n != nil {
 		n.refs++
-		n.named(at)
+		e.name(n, at)
+		e.found(n, at, links)
 	}
 	return n
 }
@@ -141,31 +143,37 @@ func (e *Export) keep(n *node) {
 // unref gives a reference back.
 func (e *Export) unref(n *node) {
 	e.mu.Lock()
-	p := e.drop(n)
+	unused := e.drop(n)
 	e.mu.Unlock()
-	if p != nil {
-		p.Close()
-	}
+	closeAll(unused)
 }
 
 // drop gives a reference back with mu held, and returns what is to be closed.
-func (e *Export) drop(n *node) *beneath.Path {
+func (e *Export) drop(n *node) []*beneath.Path {
 	if n.refs--; n.refs > 0 {
 		return nil
 	}
 	delete(e.nodes, n.id)
 	e.unwatch(n)
 	e.leases.dropped(n)
-	return e.forgetPath(n)
+	for _, at := range n.hints {
+		e.unname(n, at)
+	}
+	unused := []*beneath.Path{e.forgetPath(n)}
+	if n.in != nil {
+		unused = append(unused, e.drop(n.in)...)
+	}
+	return unused
 }
 
-// named puts a name in front of the hints; Export.mu is held.
-func (n *node) named(h hint) {
+// name puts a name in front of the hints; mu is held.
+func (e *Export) name(n *node, h hint) {
 	if h.name == "" || (len(n.hints) > 0 && n.hints[0] == h) {
 		return
 	}
 	n.unnamed(h)
 	if len(n.hints) == maxHints {
+		e.unname(n, n.hints[maxHints-1])
 		n.hints = n.hints[:maxHints-1]
 	}
 	n.hints = slices.Insert(n.hints, 0, h)
@@ -189,13 +197,14 @@ func (e *Export) renamed(id ident, from, to hint) {
 	defer e.mu.Unlock()
 	if n := e.nodes[id]; n != nil {
 		n.unnamed(from)
-		n.named(to)
+		e.name(n, to)
+		e.moved(n, from, to)
 	}
 }
 
 // remember notes a name of n.
 func (e *Export) remember(n *node, at hint) {
 	e.mu.Lock()
-	n.named(at)
+	e.name(n, at)
 	e.mu.Unlock()
 }

@@ -14,10 +14,12 @@ import (
 
 // watchChanges begins to learn of changes by programs on the server.
 func (e *Export) watchChanges(root *beneath.Path) error {
-	w, err := fsevents.Open(fsevents.Config{Root: root, Log: e.log, Handle: e.happened})
+	w, err := fsevents.Open(fsevents.Config{Root: root, Want: e.cfg.events, Log: e.log, Handle: e.happened})
 	if err != nil {
 		return fmt.Errorf("cannot find out how changes are learned of: %w", err)
 	}
+	method, _ := w.Method()
+	e.watches.whole, e.watches.own = method == fsevents.Fanotify, w.Own()
 	e.watcher = w
 	return nil
 }
@@ -52,7 +54,12 @@ func (e *Export) unwatch(n *node) {
 // happened is told of changes.
 func (e *Export) happened(events []fsevents.Event) {
 	for i := range events {
-		e.tell(&events[i])
+		if !events[i].Unasked {
+			e.tell(&events[i])
+		}
+	}
+	for i := range events {
+		e.watches.foreign(&events[i])
 	}
 }
 

@@ -22,12 +22,13 @@
 //
 // # Locks
 //
-// In order: Session.mu, Export.mu, leases.mu. They guard memory only: no system
+// In order: Session.mu, Export.mu, leases.mu; watches.mu, watch.mu. They guard memory only: no system
 // call is made under them. handle.pos orders the calls that move an open file's position
 // (appends, seeks, listings) and is held across them, alone. lockTable.mu is one
 // file's: it is held across the calls that lock the file in the kernel, which do
 // not wait. Under it Export.mu, sessionLocks.mu and lockGraph.mu are taken, alone
-// and for memory only; it is never taken under any other.
+// and for memory only; it is never taken under any other. watches.tree is held across
+// the calls that follow directories, before watches.mu.
 package export
 
 import (
@@ -75,8 +76,12 @@ type Config struct {
 	Descriptors int
 	// MaxLeases bounds the leases of one session, default DefaultLeases.
 	MaxLeases int
+	// MaxWatches bounds the watches of one user, default DefaultWatches.
+	MaxWatches int
 
-	recallTimeout time.Duration // for tests; 0: the constant
+	// For tests.
+	recallTimeout time.Duration   // 0: the constant
+	events        fsevents.Method // how to learn of changes; None: the best way
 }
 
 // Limits and their defaults.
@@ -120,6 +125,7 @@ type Export struct {
 	lockGraph lockGraph
 	leases    leases
 	watcher   *fsevents.Watcher
+	watches   watches
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -141,6 +147,7 @@ func Open(cfg Config) (*Export, error) {
 	cfg.MaxLocks = cmp.Or(cfg.MaxLocks, DefaultLocks)
 	cfg.MaxLeases = cmp.Or(cfg.MaxLeases, DefaultLeases)
 	cfg.recallTimeout = cmp.Or(cfg.recallTimeout, recallTimeout)
+	cfg.MaxWatches = cmp.Or(cfg.MaxWatches, DefaultWatches)
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
@@ -148,6 +155,7 @@ func Open(cfg Config) (*Export, error) {
 		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
 		leases:    leases{max: cfg.MaxLeases, within: cfg.recallTimeout, clock: 1, sessions: make(map[*Session]struct{})},
 	}
+	e.watches.init(e)
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}

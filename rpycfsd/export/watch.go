@@ -327,7 +327,8 @@ func (w *watch) permit(ev *fsproto.WatchEvent) bool {
 const maxRights = 1024
 
 // mayKnow reports whether the caller may read and search the directory of an entry,
-// and search those above it up to the watched one. What has gone nobody may.
+// and search those above it up to the watched one. Of one that has gone, what was known
+// last counts; of one that was not known, nothing is told.
 func (w *watch) mayKnow(path string) bool {
 	dir, _ := parent(path)
 	known, ok := w.may[dir]
@@ -342,6 +343,9 @@ func (w *watch) mayKnow(path string) bool {
 		defer p.Close()
 		return p.Access(unix.R_OK | unix.X_OK)
 	})
+	if ok && isErrno(err, unix.ENOENT) {
+		return known.yes
+	}
 	if len(w.may) >= maxRights {
 		clear(w.may)
 	}

@@ -13,7 +13,8 @@ import (
 // Where the kernel tells of directories one by one, those that some watch covers are
 // watched, and those above them, whose moving away ends a watch. A directory is listed
 // after its watch stands: what the listing shows of a new one, no event needs to have
-// told.
+// told. Of one that was moved to where it is watched, only what was made since is told;
+// what else happened in it before its watch stood is missed.
 
 // maxTracked bounds the directories that are watched one by one.
 const maxTracked = 1 << 16
@@ -211,6 +212,7 @@ func (h *watches) regrow(f *fact) {
 	case fsproto.WatchRename:
 		h.retire(f.at)
 		h.shift(f.from, f.at)
+		made = h.bornSince(f.attr)
 	case fsproto.WatchDelete:
 		h.retire(f.at)
 		return
@@ -220,6 +222,21 @@ func (h *watches) regrow(f *fact) {
 	}
 	if err := h.grow(f.at.path, made); err != nil {
 		h.fail(f.at, err)
+	}
+}
+
+// bornSince returns what is told of the entries below a directory that was moved, whose
+// attributes are a: those made after that, before it was watched, are discovered. Its
+// ctime is when it was moved.
+func (h *watches) bornSince(a *fsproto.Attr) func(place, *fsproto.Attr) {
+	if a == nil {
+		return nil
+	}
+	return func(at place, child *fsproto.Attr) {
+		b, moved := child.Btime, a.Ctime
+		if child.Flags&fsproto.AttrHasBtime != 0 && (b.Sec > moved.Sec || b.Sec == moved.Sec && b.Nsec >= moved.Nsec) {
+			h.discover(at, child)
+		}
 	}
 }
 

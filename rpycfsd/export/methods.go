@@ -63,7 +63,7 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		}
 		if err == nil {
 			s.grantAll(began, c != nil, req, res)
-			d.done()
+			d.done(res)
 		}
 		if err != nil {
 			s.report(op.Name, err)

@@ -182,7 +182,7 @@ func (s *Session) Close() {
 	for _, h := range closing {
 		d := s.closing(h)
 		s.finish(h)
-		d.done()
+		d.done(nil)
 	}
 	for _, n := range nodes {
 		s.e.unref(n)

@@ -2,6 +2,7 @@ package export
 
 import (
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/beneath"
 )
 
 // What calls of clients do, for those who watch. It all stands here, so that no handler
@@ -154,8 +155,8 @@ func (d *doing) change(n *node, kind uint8) {
 	d.add(fact{kind: kind, at: at, was: was, isDir: n.isDir()})
 }
 
-// done tells what was done.
-func (d doing) done() {
+// done tells what was done, and answered with res.
+func (d doing) done(res any) {
 	if len(d.facts) == 0 {
 		return
 	}
@@ -164,7 +165,9 @@ func (d doing) done() {
 		f := &d.facts[i]
 		f.isDir = f.isDir || isDirAttr(f.was)
 		if h.wanted(f.at, f.from) && f.kind != fsproto.WatchDelete {
-			f.attr = h.look(f.at, "")
+			if f.attr = answered(res); f.attr == nil {
+				f.attr = h.look(f.at, "")
+			}
 			f.isDir = f.isDir || isDirAttr(f.attr)
 		}
 		if f.at.in || f.from.in {
@@ -172,6 +175,31 @@ func (d doing) done() {
 			h.publish(f)
 		}
 	}
+}
+
+// answered returns the attributes of what was changed, if the reply has them.
+func answered(res any) *fsproto.Attr {
+	var a fsproto.Attr
+	switch res := res.(type) {
+	case *fsproto.AttrRes:
+		a = res.Attr
+	case *fsproto.WriteRes:
+		a = res.Attr
+	case *fsproto.CreateRes:
+		a = res.Entry.Attr
+	default:
+		return nil
+	}
+	a.Lease, a.Access = 0, 0 // the caller's
+	return &a
+}
+
+// placeOfNode is placeOf for a directory that is known, of which it may be remembered.
+func (h *watches) placeOfNode(n *node, p *beneath.Path) place {
+	if h.whole && n.object != "" {
+		return h.where(n.object)
+	}
+	return h.e.placeOf(p)
 }
 
 // entryPlace returns where an entry is, or is to be, and the attributes of what is
@@ -186,7 +214,7 @@ func (s *Session) entryPlace(parent fsproto.Node, name string) (at place, was *f
 		a := attrOf(&st)
 		was = &a
 	}
-	return s.e.placeOf(d.p).entry(name), was
+	return s.e.watches.placeOfNode(d.n, d.p).entry(name), was
 }
 
 // nodePlace returns where a node is, by a name that it has if it is a file, and its
@@ -200,7 +228,7 @@ func (e *Export) nodePlace(n *node) (at place, was *fsproto.Attr) {
 			return place{}, nil
 		}
 		defer e.release(n)
-		return e.placeOf(p), attrAt(p)
+		return e.watches.placeOfNode(n, p), attrAt(p)
 	}
 	for _, h := range e.hintsOf(n) {
 		if at, was := e.hintPlace(n, h); at.in {
@@ -231,5 +259,5 @@ func (e *Export) hintPlace(n *node, h hint) (at place, was *fsproto.Attr) {
 		return place{}, nil
 	}
 	a := attrOf(&st)
-	return e.placeOf(d).entry(h.name), &a
+	return e.watches.placeOfNode(dir, d).entry(h.name), &a
 }

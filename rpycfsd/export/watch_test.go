@@ -36,7 +36,7 @@ type watcher struct {
 // listen exports a listener to v's server.
 func listen(v *env) (*watcher, rpc.Ref) {
 	v.t.Helper()
-	w := &watcher{t: v.t, v: v, next: 1, news: make(chan struct{}, 1)}
+	w := &watcher{t: v.t.(*testing.T), v: v, next: 1, news: make(chan struct{}, 1)}
 	mux := new(rpc.Mux)
 	rpc.Handle(mux, fsproto.WatchEvents, w.take)
 	ref, err := v.client.Export(mux, nil)
@@ -71,7 +71,7 @@ func (v *env) watch(path string, recursive bool) *watcher {
 	v.t.Helper()
 	u := *v
 	u.s = v.session(Identity{Name: "watcher", RunAs: v.s.id.RunAs, Account: v.s.id.Account})
-	u.client = connect(v.t, u.s)
+	u.client = connect(v.t.(*testing.T), u.s)
 	u.cred = 0
 	return u.watchHere(path, recursive)
 }

@@ -81,6 +81,7 @@ type Config struct {
 
 	// For tests.
 	recallTimeout time.Duration   // 0: the constant
+	maxTracked    int             // 0: the constant
 	events        fsevents.Method // how to learn of changes; None: the best way
 }
 
@@ -148,6 +149,7 @@ func Open(cfg Config) (*Export, error) {
 	cfg.MaxLeases = cmp.Or(cfg.MaxLeases, DefaultLeases)
 	cfg.recallTimeout = cmp.Or(cfg.recallTimeout, recallTimeout)
 	cfg.MaxWatches = cmp.Or(cfg.MaxWatches, DefaultWatches)
+	cfg.maxTracked = cmp.Or(cfg.maxTracked, maxTracked)
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
@@ -264,8 +266,8 @@ func (e *Export) Close() error {
 	if e.pool != nil {
 		e.pool.Close()
 	}
+	e.watcher.Close() // what it tells of needs the root
 	e.release(e.root)
-	e.watcher.Close()
 	e.rootDir.Close()
 	e.mu.Lock()
 	left := len(e.nodes)

@@ -521,3 +521,66 @@ func TestWatchManyKilled(t *testing.T) {
 		t.Errorf("%d descriptors, before %d", n, before)
 	}
 }
+
+// TestWatchEventsLost: when the kernel has lost events, who watches is told, and what
+// happens afterwards is told again, in directories that were missed as well.
+func TestWatchEventsLost(t *testing.T) {
+	for _, m := range methodsHere(t) {
+		t.Run(m.String(), func(t *testing.T) {
+			v := newEnv(t, Config{events: m}, Identity{Name: "user"}, watchTree)
+			w := v.watch("w", true)
+			h := &v.e.watches
+			h.tree.Lock()
+			h.drop(func(dir string) bool { return dir == "w/sub/deep" }) // as if it had been missed
+			h.tree.Unlock()
+			v.e.happened([]fsevents.Event{{Kind: fsevents.Overflow}})
+			if got := w.until(kind(fsproto.WatchOverflow)); len(got) > 0 {
+				t.Errorf("before: %q", describe(got))
+			}
+			v.sh("w", "mkfifo w/sub/deep/p")
+			w.expect("afterwards", "create sub/deep/p by server")
+		})
+	}
+}
+
+// TestWatchExchange: two directories that change places are both followed.
+func TestWatchExchange(t *testing.T) {
+	for _, m := range methodsHere(t) {
+		t.Run(m.String(), func(t *testing.T) {
+			v := newEnv(t, Config{events: m}, Identity{Name: "user"}, func(dir string) {
+				watchTree(dir)
+				must(t, os.Mkdir(dir+"/w/other", 0o777))
+			})
+			w := v.watch("w", true)
+			dir := v.lookup("w").Node
+			do(v, fsproto.Rename, fsproto.RenameReq{Parent: dir, Name: "sub", NewParent: dir, NewName: "other", Flags: fsproto.RenameExchange})
+			v.sh("w", "")
+			w.expect("exchange", "rename sub -> other/ by user", "rename other -> sub/ by user")
+			v.sh("w", "mkfifo w/other/deep/p; mkfifo w/sub/q")
+			w.expect("afterwards", "create other/deep/p by server", "create sub/q by server")
+		})
+	}
+}
+
+// TestWatchTooMany: more directories than can be watched one by one are refused, and
+// end a watch into which they grow.
+func TestWatchTooMany(t *testing.T) {
+	for _, m := range methodsHere(t) {
+		if m == fsevents.Fanotify {
+			continue
+		}
+		v := newEnv(t, Config{events: m, maxTracked: 5}, Identity{Name: "user"}, watchTree)
+		w := v.watch("w", true) // the root, w, sub, deep
+		v.sh("out", "mkdir w/one w/two")
+		var last fsproto.WatchEvent
+		w.until(func(ev *fsproto.WatchEvent) bool { last = *ev; return ev.Kind == fsproto.WatchEnd })
+		if last.Error != uint32(syscall.ENOSPC) {
+			t.Errorf("%v: ended with %d", m, last.Error)
+		}
+		v.idle()
+		_, ref := listen(v)
+		fail(v, fsproto.Watch, fsproto.WatchReq{Listener: ref, Recursive: true}, syscall.ENOSPC)
+		v.idle()
+		v.watchHere("w", false)
+	}
+}

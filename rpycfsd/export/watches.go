@@ -2,6 +2,8 @@ package export
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -322,12 +324,11 @@ func (h *watches) overflow() {
 	h.moves++
 	clear(h.places)
 	clear(h.known)
-	all := make([]*watch, 0, len(h.all))
-	for w := range h.all {
-		w.push(nil)
-		all = append(all, w)
-	}
+	all := slices.Collect(maps.Keys(h.all))
 	h.mu.Unlock()
+	for _, w := range all {
+		w.push(nil)
+	}
 	if !h.whole {
 		h.retrack()
 	}

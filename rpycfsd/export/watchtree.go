@@ -2,11 +2,14 @@ package export
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/fsevents"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,7 +49,7 @@ func (h *watches) grow(top string, made func(place, *fsproto.Attr)) error {
 			continue
 		}
 		err := h.trackDir(dir)
-		if isErrno(err, unix.ENOENT, unix.ENOTDIR, unix.EXDEV, unix.ELOOP) || isErrno(err, unix.EACCES) && dir != top {
+		if isErrno(err, unix.ENOENT, unix.ENOTDIR, unix.EXDEV, unix.ELOOP) || isErrno(err, unix.EACCES) && (dir != top || made != nil) {
 			continue // gone meanwhile, or nothing that could be served
 		}
 		if err != nil {
@@ -121,26 +124,35 @@ func (h *watches) trackPath(dir string, p *beneath.Path) error {
 		return err
 	}
 	h.mu.Lock()
-	full := len(h.tracked) >= maxTracked
+	full := len(h.tracked) >= h.e.cfg.maxTracked
 	h.mu.Unlock()
 	if full {
-		return fmt.Errorf("%d directories are watched: %w", maxTracked, unix.ENOSPC)
+		return fmt.Errorf("%d directories are watched: %w", h.e.cfg.maxTracked, unix.ENOSPC)
 	}
 	o, err := h.e.watcher.Watch(p)
 	if err != nil {
 		return err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if old, ok := h.tracked[o]; ok {
-		delete(h.objects, old)
-	}
-	if old, ok := h.objects[dir]; ok && old != o {
-		delete(h.tracked, old)
+	if old := h.place(o, dir); old != "" {
 		h.e.watcher.Unwatch(old)
 	}
-	h.tracked[o], h.objects[dir] = dir, o
 	return nil
+}
+
+// place enters where a directory is that is watched, and returns the one that was
+// there, if it was another.
+func (h *watches) place(o fsevents.Object, dir string) (old fsevents.Object) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if before, ok := h.tracked[o]; ok {
+		delete(h.objects, before)
+	}
+	if old = h.objects[dir]; old == o {
+		old = ""
+	}
+	delete(h.tracked, old)
+	h.tracked[o], h.objects[dir] = dir, o
+	return old
 }
 
 // needed reports whether a directory has to be watched for some watch, and whether
@@ -167,28 +179,55 @@ func (h *watches) neededBy(dir string) (needed, below bool) {
 func (h *watches) untrack() {
 	h.tree.Lock()
 	defer h.tree.Unlock()
+	h.dropUnneeded()
+}
+
+// dropUnneeded is untrack with tree held.
+func (h *watches) dropUnneeded() {
+	h.drop(func(dir string) bool {
+		needed, _ := h.neededBy(dir)
+		return !needed
+	})
+}
+
+// drop ends the watches of those directories that gone, which is called with mu held,
+// reports. tree is held.
+func (h *watches) drop(gone func(dir string) bool) {
+	var dropped []fsevents.Object
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	for o, dir := range h.tracked {
-		if needed, _ := h.neededBy(dir); !needed {
+		if gone(dir) {
 			delete(h.tracked, o)
 			delete(h.objects, dir)
-			h.e.watcher.Unwatch(o)
+			dropped = append(dropped, o)
 		}
+	}
+	h.mu.Unlock()
+	for _, o := range dropped {
+		h.e.watcher.Unwatch(o)
 	}
 }
 
 // retrack watches everything anew that is needed, after events were lost.
 func (h *watches) retrack() {
 	h.mu.Lock()
-	all := make([]*watch, 0, len(h.all))
-	for w := range h.all {
-		all = append(all, w)
-	}
+	before := h.tracked
+	h.tracked, h.objects = make(map[fsevents.Object]string), make(map[string]fsevents.Object)
+	all := slices.Collect(maps.Keys(h.all))
 	h.mu.Unlock()
 	for _, w := range all {
 		if err := h.track(w); err != nil {
 			w.end(endErrno(err))
+		}
+	}
+	h.tree.Lock()
+	defer h.tree.Unlock()
+	for o := range before {
+		h.mu.Lock()
+		_, again := h.tracked[o]
+		h.mu.Unlock()
+		if !again {
+			h.e.watcher.Unwatch(o)
 		}
 	}
 }
@@ -205,23 +244,26 @@ func endErrno(err error) syscall.Errno {
 func (h *watches) regrow(f *fact) {
 	h.tree.Lock()
 	defer h.tree.Unlock()
-	var made func(place, *fsproto.Attr)
 	switch f.kind {
 	case fsproto.WatchCreate:
-		made = h.discover
+		h.regrowAt(f.at, h.discover)
 	case fsproto.WatchRename:
 		h.retire(f.at)
 		h.shift(f.from, f.at)
-		made = h.bornSince(f.attr)
+		h.regrowAt(f.at, h.bornSince(f.attr))
+		h.regrowAt(f.from, nil) // of an exchange
 	case fsproto.WatchDelete:
 		h.retire(f.at)
+	}
+}
+
+// regrowAt is grow for a place. If it fails, the watches end that need it.
+func (h *watches) regrowAt(at place, made func(place, *fsproto.Attr)) {
+	if !at.in {
 		return
 	}
-	if !f.at.in {
-		return
-	}
-	if err := h.grow(f.at.path, made); err != nil {
-		h.fail(f.at, err)
+	if err := h.grow(at.path, made); err != nil {
+		h.fail(at, err)
 	}
 }
 
@@ -281,38 +323,35 @@ func (h *watches) discovered(at place) bool {
 }
 
 // retire forgets the directories from a place on downwards: what is there now is
-// another one, or nothing.
+// another one, or nothing. tree is held.
 func (h *watches) retire(at place) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for o, dir := range h.tracked {
-		if _, below := beyond(dir, at.path); below && at.in {
-			delete(h.tracked, o)
-			delete(h.objects, dir)
-			h.e.watcher.Unwatch(o)
-		}
-	}
+	h.drop(func(dir string) bool {
+		_, below := beyond(dir, at.path)
+		return below && at.in
+	})
 }
 
-// shift moves the directories below a place to another.
+// shift moves the directories below a place to another. tree is held.
 func (h *watches) shift(from, to place) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	type move struct{ old, new string }
+	if !to.in {
+		h.retire(from)
+		return
+	}
+	type move struct {
+		o   fsevents.Object
+		new string
+	}
 	var moved []move
-	for dir := range h.objects {
+	h.mu.Lock()
+	for o, dir := range h.tracked {
 		if rel, below := beyond(dir, from.path); below && from.in {
-			moved = append(moved, move{dir, to.entry(rel).path})
+			moved = append(moved, move{o, to.entry(rel).path})
+			delete(h.objects, dir)
 		}
 	}
 	for _, m := range moved {
-		o := h.objects[m.old]
-		delete(h.objects, m.old)
-		if needed, _ := h.neededBy(m.new); to.in && needed {
-			h.tracked[o], h.objects[m.new] = m.new, o
-		} else {
-			delete(h.tracked, o)
-			h.e.watcher.Unwatch(o)
-		}
+		h.tracked[m.o], h.objects[m.new] = m.new, m.o
 	}
+	h.mu.Unlock()
+	h.dropUnneeded()
 }

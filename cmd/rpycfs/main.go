@@ -39,6 +39,7 @@ type commandLine struct {
 	Passwd  passwd           `cmd:"" help:"Keep the users file of a server."`
 	Status  statusOf         `cmd:"" help:"Tell how mounts are: whether they are connected, and what they have done."`
 	Sync    sync             `cmd:"" help:"Wait until all that was written to a mount is on the server's disk."`
+	Watch   watchOf          `cmd:"" help:"Print what happens in a directory of a server, without a mount."`
 }
 
 // environment is what a command works with.

@@ -28,3 +28,20 @@ func (p *Path) Dup() (*Path, error) {
 	}
 	return &Path{fd}, nil
 }
+
+// KernelPath returns the path by which the kernel knows directory p now, as seen from
+// this process's root. It is for finding out where a directory lies, and a guess: a
+// removed one has " (deleted)" behind its path, and one that lies outside its mount has
+// the path of something else. The caller walks there and compares. It must not be opened.
+func (p *Path) KernelPath() (string, error) {
+	buf := make([]byte, unix.PathMax)
+	var n int
+	err := retry(func() (err error) {
+		n, err = unix.Readlinkat(unix.AT_FDCWD, proc(p.fd), buf)
+		return err
+	})
+	if err == nil && n == len(buf) {
+		err = unix.ENAMETOOLONG
+	}
+	return string(buf[:max(n, 0)]), err
+}

@@ -28,15 +28,16 @@ const content = Modify | Attrib | CloseWrite
 
 // add adds an event that is no move. It joins it with the last one about that
 // entry if only content changed since; that allocates nothing.
-func (b *batch) add(kind Kind, dir Object, name, target []byte, isDir bool) {
+func (b *batch) add(kind Kind, dir Object, name, target []byte, isDir, unasked bool) {
 	if i, ok := b.last[entry{dir, string(name)}]; ok && kind&^content == 0 {
 		e := &b.events[i]
 		if e.Kind&^(content|Create) == 0 && e.IsDir == isDir && string(e.Target) == string(target) {
 			e.Kind |= kind
+			e.Unasked = e.Unasked && unasked
 			return
 		}
 	}
-	b.push(Event{Kind: kind, Dir: dir, Name: string(name), Target: Object(target), IsDir: isDir})
+	b.push(Event{Kind: kind, Dir: dir, Name: string(name), Target: Object(target), IsDir: isDir, Unasked: unasked})
 }
 
 // push adds an event as it is and returns its index.

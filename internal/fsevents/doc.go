@@ -7,7 +7,7 @@
 // Fanotify(7) with a mark on the file system is the best: a watch is an entry of a
 // map, and nothing of this process's own comes back. It needs root. Events of the
 // whole file system arrive, also from outside the exported tree; what is not watched
-// is dropped without an allocation. Each costs this process about 1.5 µs, nearly all
+// is dropped without an allocation, unless somebody wants it all (WatchAll). Each costs this process about 1.5 µs, nearly all
 // of it the kernel's, and the one that made it a little.
 //
 // FanotifyDirs is fanotify with a mark per object, for ordinary users too. Own

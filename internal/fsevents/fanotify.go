@@ -52,7 +52,8 @@ type fanotify struct {
 
 	mu      sync.Mutex
 	watched map[Object]fanWatch
-	limit   int // not whole: of watched
+	limit   int  // not whole: of watched
+	all     bool // whole: what is not watched is told of as well
 	closed  bool
 }
 
@@ -275,14 +276,19 @@ func (f *fanotify) add(r *fanRecord, b *batch) {
 	dir, name := f.known(r.dir, r.name)
 	newDir, newName := f.known(r.newDir, r.newName)
 	target, _ := f.known(r.target, nil)
-	if dir == "" && newDir == "" && target == "" {
+	unasked := dir == "" && newDir == "" && target == ""
+	if unasked && !f.all {
 		return
+	}
+	if f.all { // the directories are wanted in any case
+		dir, name = Object(r.dir), r.name
+		newDir, newName = Object(r.newDir), r.newName
 	}
 	isDir := r.mask&unix.FAN_ONDIR != 0
 	if kind&Rename != 0 {
-		b.push(Event{kind, dir, string(name), newDir, string(newName), Object(r.target), isDir})
+		b.push(Event{kind, dir, string(name), newDir, string(newName), Object(r.target), isDir, unasked})
 	} else {
-		b.add(kind, dir, name, r.target, isDir)
+		b.add(kind, dir, name, r.target, isDir, unasked)
 	}
 	if kind&DeleteSelf != 0 {
 		f.gone(r)

@@ -65,7 +65,8 @@ func (k Kind) String() string {
 }
 
 // Event is a change by somebody else, with Inotify by this process too. At least
-// one of Dir, NewDir and Target is watched, unless it is an Overflow.
+// one of Dir, NewDir and Target is watched, unless it is an Overflow or Unasked.
+// While everything is told of (WatchAll), Dir and NewDir are set watched or not.
 type Event struct {
 	Kind Kind
 	Dir  Object // the directory that holds the entry, if it is watched
@@ -79,6 +80,8 @@ type Event struct {
 	// disagree: a write to a file that was removed bears the name that it had.
 	Target Object
 	IsDir  bool // what changed is a directory
+	// Unasked: nothing that the event names is watched. It comes of WatchAll only.
+	Unasked bool
 }
 
 // Config is what Open needs. Root and Handle must be set.

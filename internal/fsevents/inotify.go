@@ -129,16 +129,16 @@ func (i *inotify) add(r *inRecord, b *batch) {
 	case len(r.name) == 0:
 		w.self(kind, b)
 	default:
-		b.add(kind, w.object, r.name, nil, isDir)
+		b.add(kind, w.object, r.name, nil, isDir, false)
 	}
 }
 
 // self adds an event about what is watched itself.
 func (w inWatch) self(kind Kind, b *batch) {
 	if w.isDir {
-		b.add(kind, w.object, nil, nil, true)
+		b.add(kind, w.object, nil, nil, true, false)
 	} else {
-		b.add(kind, "", nil, []byte(w.object), false)
+		b.add(kind, "", nil, []byte(w.object), false, false)
 	}
 }
 

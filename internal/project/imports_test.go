@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"chat/service":      {"rpc", "chat/chatproto", "chat/store"},
 	"chat/store":        {"rpc", "chat/chatproto"},
 	"mount":             {"auth", "client", "rpc", "fsproto", "internal/idname", "internal/mounts"},
+	"watch":             {"auth", "client", "rpc", "fsproto"},
 	"internal/beneath":  {},
 	"internal/bufconn":  {},
 	"internal/chatui":   {"chat", "chat/chatproto", "internal/clean"},

@@ -22,8 +22,9 @@ func (e *Export) watchChanges(root *beneath.Path) error {
 	if err != nil {
 		return fmt.Errorf("cannot find out how changes are learned of: %w", err)
 	}
-	e.watcher = w
 	method, _ := w.Method()
+	e.watches.whole, e.watches.own = method == fsevents.Fanotify, w.Own()
+	e.watcher = w
 	e.piecemeal = method == fsevents.FanotifyDirs || method == fsevents.Inotify
 	e.leases.blind = method == fsevents.None
 	return nil
@@ -73,7 +74,12 @@ func (e *Export) unwatch(n *node) {
 // happened is told of changes.
 func (e *Export) happened(events []fsevents.Event) {
 	for i := range events {
-		e.tell(&events[i])
+		if !events[i].Unasked {
+			e.tell(&events[i])
+		}
+	}
+	for i := range events {
+		e.watches.foreign(&events[i])
 	}
 }
 

@@ -22,12 +22,13 @@
 //
 // # Locks
 //
-// In order: Session.mu, Export.mu, leases.mu. They guard memory only: no system
+// In order: Session.mu, Export.mu, leases.mu; watches.mu, watch.mu. They guard memory only: no system
 // call is made under them. handle.pos orders the calls that move an open file's position
 // (appends, seeks, listings) and is held across them, alone. lockTable.mu is one
 // file's: it is held across the calls that lock the file in the kernel, which do
 // not wait. Under it Export.mu, sessionLocks.mu and lockGraph.mu are taken, alone
-// and for memory only; it is never taken under any other.
+// and for memory only; it is never taken under any other. watches.tree is held across
+// the calls that follow directories, before watches.mu.
 package export
 
 import (
@@ -75,10 +76,13 @@ type Config struct {
 	Descriptors int
 	// MaxLeases bounds the leases of one session, default DefaultLeases.
 	MaxLeases int
+	// MaxWatches bounds the watches of one user, default DefaultWatches.
+	MaxWatches int
 
-	// For tests; 0: the constant, and the best method.
-	recallTimeout time.Duration
-	events        fsevents.Method
+	// For tests.
+	recallTimeout time.Duration   // 0: the constant
+	maxTracked    int             // 0: the constant
+	events        fsevents.Method // how to learn of changes; None: the best way
 }
 
 // Limits and their defaults.
@@ -125,6 +129,7 @@ type Export struct {
 	piecemeal bool       // it watches what it is told to, not everything
 	watching  sync.Mutex // held by what begins or ends to watch; Export.mu is taken under it
 	refused   sync.Once  // for the log: something could not be watched
+	watches   watches
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -149,6 +154,8 @@ func Open(cfg Config) (*Export, error) {
 	cfg.MaxLocks = cmp.Or(cfg.MaxLocks, DefaultLocks)
 	cfg.MaxLeases = cmp.Or(cfg.MaxLeases, DefaultLeases)
 	cfg.recallTimeout = cmp.Or(cfg.recallTimeout, recallTimeout)
+	cfg.MaxWatches = cmp.Or(cfg.MaxWatches, DefaultWatches)
+	cfg.maxTracked = cmp.Or(cfg.maxTracked, maxTracked)
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
@@ -156,6 +163,7 @@ func Open(cfg Config) (*Export, error) {
 		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
 		leases:    leases{max: cfg.MaxLeases, within: cfg.recallTimeout, clock: 1, sessions: make(map[*Session]struct{})},
 	}
+	e.watches.init(e)
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -265,9 +273,9 @@ func (e *Export) Close() error {
 	if e.pool != nil {
 		e.pool.Close()
 	}
+	e.watcher.Close() // what it tells of needs the root
 	e.release(e.root)
 	e.unwatchEnded()
-	e.watcher.Close()
 	e.rootDir.Close()
 	e.mu.Lock()
 	left := len(e.nodes)

@@ -52,6 +52,10 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		if err == nil {
 			s.cover(req)
 		}
+		var d doing
+		if err == nil && op.Access != rpc.Query {
+			d = s.doing(req)
+		}
 		began := s.e.leases.now()
 		switch {
 		case err != nil:
@@ -62,6 +66,7 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		}
 		if err == nil {
 			s.grantAll(began, c != nil, req, res)
+			d.done(res)
 		}
 		if err != nil {
 			s.report(op.Name, err)
@@ -91,6 +96,7 @@ var methods = []method{
 	define(fsproto.Names, (*Session).names, asDaemon),
 	define(fsproto.IDs, (*Session).ids, asDaemon),
 	define(fsproto.Leases, (*Session).leases, asDaemon),
+	define(fsproto.Watch, (*Session).watch),
 	define(fsproto.Lookup, (*Session).lookup),
 	define(fsproto.Getattr, (*Session).getattr, asDaemon),
 	define(fsproto.Setattr, (*Session).setattr, asOpener),
@@ -155,7 +161,7 @@ func (s *Session) begin(ctx context.Context) error {
 func (s *Session) admit(op *rpc.Info, w whose, r *rpc.Request, req any) (*identity.ID, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	early := op.Number == fsproto.Attach.Number || op.Number == fsproto.Cred.Number
+	early := op.Number == fsproto.Attach.Number || op.Number == fsproto.Cred.Number || op.Number == fsproto.Watch.Number
 	if s.top == nil && !early {
 		return nil, fmt.Errorf("%s before attach: %w", op.Name, syscall.ESTALE)
 	}

@@ -30,7 +30,7 @@ type Identity struct {
 //	NewSession ──▶ detached ──attach──▶ attached ──Close──▶ closed
 //	                  └──────────────Close──────────────────▶
 //
-// Before attach only attach and cred are answered, after Close nothing is.
+// Before attach only attach, cred and watch are answered, after Close nothing is.
 type Session struct {
 	e        *Export
 	id       Identity
@@ -52,6 +52,9 @@ type Session struct {
 
 	locks   sessionLocks
 	recalls recaller
+
+	pumps     sync.WaitGroup // of its watches
+	unwatched bool           // there will be no more; guarded by watches.mu
 }
 
 // ref is what a session knows of a node. It exists while the session has a
@@ -175,8 +178,11 @@ func (s *Session) Close() {
 	s.mu.Unlock()
 	s.locks.close()
 	s.closeRecalls()
+	s.closeWatches()
 	for _, h := range closing {
+		d := s.closing(h)
 		s.finish(h)
+		d.done(nil)
 	}
 	for _, n := range nodes {
 		s.e.unref(n)

@@ -379,6 +379,9 @@ func TestWatchOverflow(t *testing.T) {
 	const made = maxWatchQueue + fsproto.MaxWatchEvents + 10
 	for i := range made {
 		v.e.watches.publish(&fact{kind: fsproto.WatchCreate, at: place{fmt.Sprint("w/l", i), true}})
+		if i == 0 && !eventually(t, 10*time.Second, func() bool { return v.e.watches.queued.Load() == 0 }) {
+			t.Fatal("no delivery")
+		}
 	}
 	if size := v.e.watches.queued.Load(); size > maxWatchQueueSize {
 		t.Errorf("%d bytes wait", size)

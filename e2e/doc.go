@@ -9,4 +9,10 @@
 //	RPYCFS_E2E_WORKERS=N     processes of the load tests (20)
 //	RPYCFS_E2E_SECONDS=N     how long the load test runs (4)
 //	RPYCFS_E2E_CUTS=N        how often the connection is cut under load (10)
+//	RPYCFS_HISTORY=D         how long clients are watched for what they see of each other (5s)
+//	RPYCFS_HISTORY_FAULTS=D  the same while they are stopped and cut off (5s); from 1m on
+//	                         some faults last longer than the daemon waits for a client
+//	RPYCFS_HISTORY_SEED=N    what these do (different each time, and printed)
+//	RPYCFS_HISTORY_VIOLATION=1  they must see something wrong, within RPYCFS_HISTORY (1m)
+//	RPYCFS_BREAK_RECALL=…    the same, and passed on to the daemon
 package e2e

@@ -9,7 +9,7 @@ import (
 )
 
 // proxy passes TCP connections on to a daemon, records every byte of both
-// directions if asked to, and cuts connections.
+// directions if asked to, and cuts or stalls connections.
 type proxy struct {
 	port   int
 	target string
@@ -17,6 +17,7 @@ type proxy struct {
 
 	listener net.Listener
 	wait     sync.WaitGroup
+	gate     sync.RWMutex // held while the connections are stalled
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -69,7 +70,7 @@ func (p *proxy) copy(to, from net.Conn) {
 		tape = &recorder{}
 		_, _ = io.Copy(to, io.TeeReader(from, tape))
 	} else {
-		_, _ = io.Copy(to, from)
+		_, _ = io.Copy(gated{p, to}, from)
 	}
 	to.Close()
 	from.Close()
@@ -85,6 +86,28 @@ type recorder struct{ b []byte }
 func (r *recorder) Write(b []byte) (int, error) {
 	r.b = append(r.b, b...)
 	return len(b), nil
+}
+
+// gated writes to a connection unless it is stalled.
+type gated struct {
+	p  *proxy
+	to net.Conn
+}
+
+func (g gated) Write(b []byte) (int, error) {
+	g.p.gate.RLock()
+	defer g.p.gate.RUnlock()
+	return g.to.Write(b)
+}
+
+// stall lets the connections stand still, as a network does that loses
+// everything, until it is called with false. Whoever stalls must end it.
+func (p *proxy) stall(still bool) {
+	if still {
+		p.gate.Lock()
+	} else {
+		p.gate.Unlock()
+	}
 }
 
 // add takes the two halves of a connection into the proxy's care, or closes them

@@ -43,11 +43,20 @@ type world struct {
 	port   int
 	daemon *exec.Cmd
 	log    *os.File // the daemon's output
+
+	// environ is what the programs find in their environment beyond the world's own.
+	environ []string
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	return newWorldFor(t, 8*time.Minute)
+}
+
+// newWorldFor returns a world whose programs are ended after a limit.
+func newWorldFor(t testing.TB, limit time.Duration) *world {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	w := &world{t: t, ctx: ctx, dir: t.TempDir(), port: freePort(t)}
 	w.export, w.mnt = filepath.Join(w.dir, "export"), filepath.Join(w.dir, "mnt")
@@ -69,7 +78,7 @@ func (w *world) private(name, text string) string {
 }
 
 // env is the environment of the programs: nothing of the developer's own set-up.
-func (w *world) env() []string { return programEnv(w.dir) }
+func (w *world) env() []string { return append(programEnv(w.dir), w.environ...) }
 
 func programEnv(dir string) []string {
 	return []string{

@@ -25,6 +25,8 @@ const (
 	MaxCreds      = 1024    // credentials of one session, without credential 0
 	MaxOwners     = 128     // users, and groups, in one names or ids
 	MaxOwnerName  = 256     // name of a user or group
+	MaxRecalls    = 1024    // nodes in one recall
+	MaxRecallName = 64      // names of one directory in one recall
 )
 
 // Node numbers name files and directories within one session. 1 is the root
@@ -111,7 +113,7 @@ type Attr struct {
 	RdevMajor, RdevMinor       uint32
 	Atime, Mtime, Ctime, Btime Time
 	Change                     uint64 // differs whenever data or attributes differ
-	Lease                      uint64 // lease generation of the node; 0: no lease
+	Lease                      uint64 // the lease that the session holds on the node now, maybe LeaseBrief; 0: none
 	Flags                      uint32 // Attr… bits
 	Access                     uint8  // Access… bits
 }

@@ -88,6 +88,25 @@ func (a *accessCache) put(node fsproto.Node, cred *credential, attr *fsproto.Att
 	a.size.Store(int64(len(a.nodes)))
 }
 
+// drop forgets what is known of a node.
+func (a *accessCache) drop(node fsproto.Node) {
+	if a.size.Load() == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.nodes, node)
+	a.size.Store(int64(len(a.nodes)))
+}
+
+// dropAll forgets everything.
+func (a *accessCache) dropAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.nodes)
+	a.size.Store(0)
+}
+
 // saw takes notice of a node's attributes.
 func (a *accessCache) saw(node fsproto.Node, attr *fsproto.Attr) {
 	if a.size.Load() == 0 {

@@ -29,20 +29,40 @@ func (fs *FS) fillAttr(out *fuse.Attr, a *fsproto.Attr) {
 	}
 }
 
-func (fs *FS) fillAttrOut(out *fuse.AttrOut, node fsproto.Node, a *fsproto.Attr) {
+// fillAttrOut tells the kernel attributes; for asked see fillEntry.
+func (fs *FS) fillAttrOut(out *fuse.AttrOut, node fsproto.Node, a *fsproto.Attr, asked bool) {
 	fs.access.saw(node, a)
 	fs.fillAttr(&out.Attr, a)
-	out.SetTimeout(fs.cfg.AttrTimeout)
+	if asked || fs.leases == nil {
+		out.SetTimeout(fs.attrTimeout(node, a))
+	}
 }
 
-// fillEntry tells the kernel of a node, valid for the time-outs less age, or for
-// this one request.
-func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, age time.Duration, keep bool) {
+// attrTimeout returns how long the kernel may believe attributes.
+func (fs *FS) attrTimeout(node fsproto.Node, a *fsproto.Attr) time.Duration {
+	return fs.leases.timeout(fs.cfg.AttrTimeout, node, a.Lease)
+}
+
+// nameTimeout returns how long the kernel may believe a name in a directory, or that
+// there is none (of unleased), if the reply told of this lease on the directory.
+func (fs *FS) nameTimeout(unleased time.Duration, dir fsproto.Node, name string, lease uint64) time.Duration {
+	if !fs.guard.mayKeep(dir, name) || fs.leases != nil && fs.nodes.contended(dir, false) {
+		return 0
+	}
+	return fs.leases.timeout(unleased, dir, lease)
+}
+
+// fillEntry tells the kernel of a node under a name that it may believe for keep.
+// The reply that told of it was made age ago. asked says that the kernel has asked for
+// it: it passes over attributes then that a recall has overtaken on their way to it.
+// Those in replies to a change it takes as they are, so they are not to be believed:
+// under a lease it will ask for them, and get those that are kept.
+func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, asked bool, keep, age time.Duration) {
 	fs.access.saw(e.Node, &e.Attr)
 	out.NodeId = uint64(e.Node)
-	if keep {
-		out.SetEntryTimeout(max(0, fs.entryTimeout-age))
-		out.SetAttrTimeout(max(0, fs.cfg.AttrTimeout-age))
+	out.SetEntryTimeout(max(0, keep-age))
+	if asked || fs.leases == nil {
+		out.SetAttrTimeout(max(0, fs.attrTimeout(e.Node, &e.Attr)-age))
 	}
 	fs.fillAttr(&out.Attr, &e.Attr)
 }

@@ -18,7 +18,7 @@ type Callbacks struct {
 	mu    sync.Mutex
 	last  uint64                        // number of a wait
 	waits map[uint64]chan syscall.Errno // capacity 1
-	lost  func([]fsproto.Handle)
+	fs    *FS                           // nil: not attached yet
 }
 
 // NewCallbacks returns Callbacks without a mount.
@@ -26,17 +26,24 @@ func NewCallbacks() *Callbacks {
 	c := &Callbacks{waits: make(map[uint64]chan syscall.Errno)}
 	rpc.Handle(&c.mux, fsproto.LkGranted, c.lkGranted)
 	rpc.Handle(&c.mux, fsproto.LocksLost, c.locksLost)
+	rpc.Handle(&c.mux, fsproto.Recall, c.recall)
 	return c
 }
 
 // Mux answers the daemon's calls.
 func (c *Callbacks) Mux() *rpc.Mux { return &c.mux }
 
-// serve tells of locks that were lost from now on.
-func (c *Callbacks) serve(lost func([]fsproto.Handle)) {
+// serve answers for fs from now on.
+func (c *Callbacks) serve(fs *FS) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lost = lost
+	c.fs = fs
+}
+
+func (c *Callbacks) served() *FS {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fs
 }
 
 // wait returns a new number for a lock that may have to be waited for, and where
@@ -70,11 +77,15 @@ func (c *Callbacks) lkGranted(_ context.Context, _ *rpc.Request, req *fsproto.Lk
 }
 
 func (c *Callbacks) locksLost(_ context.Context, _ *rpc.Request, req *fsproto.LocksLostReq, _ *fsproto.Empty) error {
-	c.mu.Lock()
-	lost := c.lost
-	c.mu.Unlock()
-	if lost != nil {
-		lost(req.Handles)
+	if fs := c.served(); fs != nil && fs.locks != nil {
+		fs.locksLost(req.Handles)
+	}
+	return nil
+}
+
+func (c *Callbacks) recall(ctx context.Context, _ *rpc.Request, req *fsproto.RecallReq, _ *fsproto.Empty) error {
+	if fs := c.served(); fs != nil && fs.leases != nil {
+		fs.recall(ctx, req)
 	}
 	return nil
 }

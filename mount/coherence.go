@@ -1,6 +1,8 @@
 package mount
 
 import (
+	"context"
+	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -29,13 +31,29 @@ import (
 type seen struct {
 	change  uint64        // change counter of the attributes that it was told last
 	sure    bool          // and it has those
+	leased  bool          // and nobody else has changed the node since
 	told    time.Duration // when that was, since the table was made; 0: never
 	reads   uint32        // READ requests so far; it wraps
+	reading int32         // those under way
+	asking  int32         // requests for attributes under way
 	dropped uint32        // reads, when all pages that they brought had been dropped
 }
 
-// reading counts a READ request, before it is sent to the daemon.
-func (t *nodeTable) reading(id fsproto.Node) { t.update(id, func(n *node) { n.seen.reads++ }) }
+// reading counts a READ request, before it is sent to the daemon, until the function
+// that it returns is called.
+func (t *nodeTable) reading(id fsproto.Node) (done func()) {
+	t.update(id, func(n *node) {
+		n.seen.reads++
+		n.seen.reading++
+	})
+	return func() { t.update(id, func(n *node) { n.seen.reading-- }) }
+}
+
+// asking counts a request for attributes until the function that it returns is called.
+func (t *nodeTable) asking(id fsproto.Node) (done func()) {
+	t.update(id, func(n *node) { n.seen.asking++ })
+	return func() { t.update(id, func(n *node) { n.seen.asking-- }) }
+}
 
 // seen returns what the kernel has of a node.
 func (t *nodeTable) seen(id fsproto.Node) (s seen) {
@@ -61,7 +79,36 @@ func (fs *FS) show(id fsproto.Node, a *fsproto.Attr) {
 			s.sure = false
 		}
 		s.change, s.told = a.Change, now
+		s.leased = fs.leases.valid(id, a.Lease)
 	})
+}
+
+// wrote notes what a change of a file's data by this mount has made of it. The pages
+// that the kernel has are as good as before.
+func (fs *FS) wrote(id fsproto.Node, a *fsproto.Attr) {
+	leased := fs.leases.valid(id, a.Lease)
+	fs.nodes.update(id, func(n *node) {
+		if s := &n.seen; s.leased && leased {
+			s.change = max(s.change, a.Change)
+		} else {
+			s.leased = false
+		}
+	})
+	if fs.leases != nil && !fs.leases.holds(id, a.Lease) {
+		fs.notices.invalidate(id) // nobody would call back for the pages that were written
+	}
+}
+
+// keeps reports whether the pages that the kernel has of a file that is being opened
+// are good. If not, it drops them by itself when it is told so.
+func (fs *FS) keeps(id fsproto.Node, a *fsproto.Attr) (keep bool) {
+	leased := fs.leases.valid(id, a.Lease)
+	fs.nodes.update(id, func(n *node) {
+		s := &n.seen
+		keep = leased && s.leased && s.change == a.Change
+		s.change, s.leased = a.Change, leased
+	})
+	return keep
 }
 
 // drop drops all pages of a file that the kernel may have, and waits for it. It
@@ -92,10 +139,91 @@ func (fs *FS) refresh(id fsproto.Node, a *fsproto.Attr) {
 const attrOnly = -1
 
 // drop makes the kernel forget attributes, and pages from an offset on. It waits
-// until that is done.
-func (n *notifier) drop(node fsproto.Node, off int64) {
-	// ENOENT: the kernel does not have the inode.
-	if st := n.kernel.InodeNotify(uint64(node), off, 0); !st.Ok() && st != fuse.ENOENT {
+// until that is done. ENOENT: the kernel does not have the inode.
+func (n *notifier) drop(node fsproto.Node, off int64) fuse.Status {
+	st := n.kernel.InodeNotify(uint64(node), off, 0)
+	if !st.Ok() && st != fuse.ENOENT {
 		n.log.Debug("invalidate", "node", uint64(node), "status", st)
+	}
+	return st
+}
+
+// attrHere returns the attributes of a node if they need not be asked for: the kernel
+// wants them anew when it has read from the file.
+func (fs *FS) attrHere(id fsproto.Node) (a fsproto.Attr, here bool) {
+	k, here := fs.leases.kept(id)
+	if here {
+		s := fs.nodes.seen(id)
+		here = s.leased && s.change == k.Change && !fs.nodes.changedSince(id, k.clock)
+	}
+	return k.Attr, here
+}
+
+// keepOwn keeps the attributes in the reply to a change of our own, unless a later one
+// has been answered already.
+func (fs *FS) keepOwn(id fsproto.Node, a *fsproto.Attr) {
+	if !fs.nodes.newer(id, a) {
+		fs.leases.keep(id, a, fs.nodes.clock.read())
+	}
+}
+
+// distrust makes the kernel ask for the attributes of a node that is about to be
+// changed from here: others may see the change before the reply is here.
+func (fs *FS) distrust(id fsproto.Node) {
+	if fs.leases != nil {
+		fs.nodes.touch(id)
+		fs.notices.drop(id, attrOnly)
+	}
+}
+
+// sizeChanges knows the files whose size a request of our own is changing. What is
+// read meanwhile would be told to the kernel with the size of before, which fills up
+// with zeros.
+type sizeChanges struct {
+	mu    sync.Mutex
+	under map[fsproto.Node]*sizeChange
+}
+
+type sizeChange struct {
+	n    int
+	done chan struct{} // closed when n is 0
+}
+
+// begin notes such a request until the function that it returns is called.
+func (c *sizeChanges) begin(id fsproto.Node) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.under == nil {
+		c.under = make(map[fsproto.Node]*sizeChange)
+	}
+	s := c.under[id]
+	if s == nil {
+		s = &sizeChange{done: make(chan struct{})}
+		c.under[id] = s
+	}
+	s.n++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if s.n--; s.n == 0 {
+			delete(c.under, id)
+			close(s.done)
+		}
+	}
+}
+
+// wait returns when no change of the size that is under way now is so any more.
+func (c *sizeChanges) wait(ctx context.Context, id fsproto.Node) error {
+	c.mu.Lock()
+	s := c.under[id]
+	c.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

@@ -67,7 +67,7 @@ func TestShow(t *testing.T) {
 	}
 	fs.show(9, attr(1))
 	wants("nothing was read")
-	fs.nodes.reading(9)
+	fs.nodes.reading(9)()
 	fs.show(9, attr(1))
 	wants("nothing has changed")
 	fs.refresh(9, attr(1))
@@ -89,7 +89,7 @@ func TestShow(t *testing.T) {
 	wants("changed, but not read since")
 	fs.drop(9)
 	wants("appended, but not read since")
-	fs.nodes.reading(9)
+	fs.nodes.reading(9)()
 	fs.drop(9)
 	wants("appended after a read", 0)
 	if !fs.nodes.newer(9, attr(2)) || fs.nodes.newer(9, attr(3)) || fs.nodes.newer(8, attr(1)) {

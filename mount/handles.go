@@ -10,6 +10,7 @@ import (
 type file struct {
 	node   fsproto.Node
 	direct bool // the kernel's cache is not used for reading and writing
+	late   late
 }
 
 // handleTable finds what is open under a handle number. Numbers are chosen by
@@ -18,21 +19,24 @@ type handleTable struct {
 	mu    sync.RWMutex
 	files map[uint64]*file
 	dirs  map[uint64]*dir
+	lates map[fsproto.Node]map[fsproto.Handle]*late // that the daemon has not been told of
 }
 
 func newHandleTable() *handleTable {
-	return &handleTable{files: make(map[uint64]*file), dirs: make(map[uint64]*dir)}
+	return &handleTable{files: make(map[uint64]*file), dirs: make(map[uint64]*dir), lates: make(map[fsproto.Node]map[fsproto.Handle]*late)}
 }
 
 func (t *handleTable) addFile(h fsproto.Handle, f *file) {
 	t.mu.Lock()
 	t.files[uint64(h)] = f
+	t.addLate(&f.late)
 	t.mu.Unlock()
 }
 
 func (t *handleTable) addDir(h fsproto.Handle, d *dir) {
 	t.mu.Lock()
 	t.dirs[uint64(h)] = d
+	t.addLate(&d.late)
 	t.mu.Unlock()
 }
 
@@ -48,6 +52,13 @@ func (t *handleTable) dir(fh uint64) *dir {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.dirs[fh]
+}
+
+// len returns how many files and directories are open.
+func (t *handleTable) len() (files, dirs int) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.files), len(t.dirs)
 }
 
 // removeFile returns the file that was open under the number, or nil.
@@ -66,4 +77,62 @@ func (t *handleTable) removeDir(fh uint64) *dir {
 	d := t.dirs[fh]
 	delete(t.dirs, fh)
 	return d
+}
+
+// addLate enters an open that the daemon has not been told of; mu is held.
+func (t *handleTable) addLate(l *late) {
+	if l.req == nil {
+		return
+	}
+	of := t.lates[l.req.Node]
+	if of == nil {
+		of = make(map[fsproto.Handle]*late)
+		t.lates[l.req.Node] = of
+	}
+	of[l.req.Handle] = l
+}
+
+// told notes that the daemon knows of an open, or need not.
+func (t *handleTable) told(req *fsproto.OpenReq) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	of := t.lates[req.Node]
+	delete(of, req.Handle)
+	if len(of) == 0 {
+		delete(t.lates, req.Node)
+	}
+}
+
+// late returns the opens of a node that the daemon has not been told of.
+func (t *handleTable) late(node fsproto.Node) (list []*late) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, l := range t.lates[node] {
+		list = append(list, l)
+	}
+	return list
+}
+
+// lateOf returns what is known of the open under a number, or nil.
+func (t *handleTable) lateOf(fh uint64) *late {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if f := t.files[fh]; f != nil {
+		return &f.late
+	}
+	if d := t.dirs[fh]; d != nil {
+		return &d.late
+	}
+	return nil
+}
+
+// isTold reports whether the daemon knows of the open under a number.
+func (t *handleTable) isTold(fh uint64) bool {
+	l := t.lateOf(fh)
+	if l == nil || l.req == nil {
+		return true
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.lates[l.req.Node][l.req.Handle] == nil
 }

@@ -28,6 +28,8 @@ const (
 	MapName
 )
 
+func (m Mapping) String() string { return [...]string{"default", "self", "raw", "name"}[m] }
+
 // nobody is the user, and the group, that stands for those who have no number
 // here: the kernel's overflow id.
 const nobody = 65534

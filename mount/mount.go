@@ -34,6 +34,7 @@ package mount
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -65,9 +66,12 @@ type Config struct {
 	Fusermount bool    // mount through fusermount3, as ordinary users must
 	ReadAhead  int     // KiB that the kernel reads ahead; 0: 8 MiB
 
-	// Callbacks answers the calls of the daemon on this session. nil: locks are
-	// the local kernel's alone, and nobody else sees them.
+	// Callbacks answers the calls of the daemon on this session. nil: there are no
+	// leases, and what is cached is believed for the time-outs above.
 	Callbacks *Callbacks
+	// LocalLocks leaves locks to the kernel, and nobody else sees them. It is so
+	// without Callbacks too.
+	LocalLocks bool
 
 	Logger *slog.Logger // nil: slog.Default
 }
@@ -81,6 +85,7 @@ type FS struct {
 	ids                *idMap
 	creds              *credentials // nil unless the daemon acts with the caller's rights
 	runAs              uint8        // fsproto.RunAs…
+	readOnly           bool
 
 	kernelChecks bool // the kernel checks permissions, as it does on a local disk
 	acl          bool // POSIX ACLs are passed on
@@ -93,17 +98,26 @@ type FS struct {
 	handles *handleTable
 	naming  *naming
 	backlog backlog
+	space   spaceCache
+	sizes   sizeChanges
 	forgets *forgetQueue
 	trimmer *trimmer
 	notices *notifier
 	hot     *hotNames
 
-	callbacks *Callbacks  // nil, with locks and guard, where locks are local
-	locks     *lockKeeper // who may have locks at the daemon
-	guard     *guard      // of names beside locked files
+	device    *device       // nil until it is mounted
+	epochs    atomic.Uint64 // how often the kernel was made to look up every name anew
+	leases    *leases       // what the daemon promises to call back for
+	callbacks *Callbacks    // nil: the daemon does not call back
+	locks     *lockKeeper   // who may have locks at the daemon
+	guard     *guard        // of names beside locked files
 
 	lastNode   atomic.Uint64 // node numbers chosen by the client so far
 	lastHandle atomic.Uint64 // handle numbers used so far
+
+	requests                [requestKinds]requestCount
+	bytesRead, bytesWritten atomic.Uint64
+	invalidations           atomic.Uint64
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -127,6 +141,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		log:           cfg.Logger,
 		ids:           cfg.IDs.bind(peer, &res),
 		runAs:         res.RunAs,
+		readOnly:      readOnly(&cfg, &res),
 		nodes:         newNodeTable(),
 		access:        newAccessCache(cfg.AttrTimeout),
 		handles:       newHandleTable(),
@@ -139,15 +154,35 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 	}
 	fs.setRights()
 	if cfg.Callbacks != nil {
-		fs.callbacks = cfg.Callbacks
-		fs.guard = newGuard(max(cfg.EntryTimeout, cfg.AttrTimeout, cfg.NegativeTimeout))
-		fs.locks = newLockKeeper(fs.guard)
-		fs.callbacks.serve(fs.locksLost)
+		if err := fs.beginLeases(ctx); err != nil {
+			return nil, fmt.Errorf("leases: %w", err)
+		}
 	}
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
 	fs.trimmer = newTrimmer(fs.nodes)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")
 	return fs, nil
+}
+
+// beginLeases makes the daemon call back, and prepares for locks.
+func (fs *FS) beginLeases(ctx context.Context) error {
+	fs.callbacks = fs.cfg.Callbacks
+	if !fs.cfg.LocalLocks {
+		fs.guard = newGuard(max(fs.cfg.EntryTimeout, fs.cfg.AttrTimeout, fs.cfg.NegativeTimeout))
+		fs.locks = newLockKeeper(fs.guard)
+	}
+	var res fsproto.LeasesRes
+	switch err := rpc.Call(ctx, fs.peer, fsproto.Leases, &fsproto.Empty{}, &res); {
+	case errors.Is(err, rpc.ErrNoMethod):
+		fs.callbacks.serve(fs)
+		return nil // a daemon of before leases
+	case err != nil:
+		return err
+	}
+	fs.leases = newLeases(leaseTime)
+	fs.leases.events, fs.leases.why = res.Events, res.Why
+	fs.callbacks.serve(fs)
+	return nil
 }
 
 // setRights decides who checks permissions here, which only matters where the
@@ -189,7 +224,7 @@ func (c *Config) setDefaults() {
 
 // Init is called by go-fuse once the kernel has answered.
 func (fs *FS) Init(s *fuse.Server) {
-	fs.notices.start(s)
+	fs.notices.start(countedKernel{s, &fs.invalidations})
 	fs.trimmer.start(s)
 }
 
@@ -202,6 +237,7 @@ func (fs *FS) OnUnmount() {
 	fs.notices.stop()
 	fs.forgets.stop()
 	fs.creds.stop()
+	fs.device.close()
 }
 
 // locksLost is told of handles that have lost their locks: what the kernel has

@@ -23,6 +23,11 @@ type node struct {
 	seen   seen          // what the kernel has of the node
 	looked time.Duration // when a lookup told of it last, since the table was made
 	opens  int           // open files
+	may    mayOpen       // while seen.leased
+
+	changes   int           // requests of our own under way that change its entries
+	listed    time.Duration // when a listing told the kernel last of entries to be believed
+	contended time.Duration // until when its names are not believed, since the table was made
 
 	// For finding the node again at a restarted daemon. Parent and name are
 	// hints: the file may have been renamed elsewhere or have other names.
@@ -118,6 +123,109 @@ func (t *nodeTable) touch(nodes ...fsproto.Node) {
 func (t *nodeTable) changedSince(id fsproto.Node, then uint64) (changed bool) {
 	t.update(id, func(n *node) { changed = n.changed > then })
 	return changed
+}
+
+// changing notes that a request of our own is about to change entries of directories,
+// whose locks the kernel holds until the function that it returns is called.
+func (t *nodeTable) changing(dirs ...fsproto.Node) (done func()) {
+	for _, dir := range dirs {
+		t.update(dir, func(n *node) { n.changes++ })
+	}
+	return func() {
+		for _, dir := range dirs {
+			t.update(dir, func(n *node) { n.changes = max(0, n.changes-1) })
+		}
+	}
+}
+
+// isChanging reports whether entries of a directory are being changed.
+func (t *nodeTable) isChanging(dir fsproto.Node) (changing bool) {
+	t.update(dir, func(n *node) { changing = n.changes > 0 })
+	return changing
+}
+
+// contended reports whether the names of a directory are not to be believed now, and
+// extends that if it is so.
+func (t *nodeTable) contended(dir fsproto.Node, extend bool) (contended bool) {
+	now := time.Since(t.made)
+	t.update(dir, func(n *node) {
+		if contended = n.contended > now; contended && extend {
+			n.contended = now + contendedFor
+		}
+	})
+	return contended
+}
+
+// contend begins the time in which names of a directory are not believed.
+func (t *nodeTable) contend(dir fsproto.Node) {
+	now := time.Since(t.made)
+	t.update(dir, func(n *node) { n.contended = now + contendedFor })
+}
+
+// listedNow notes that a listing tells the kernel of entries to be believed;
+// listedWithin reports whether that was lately.
+func (t *nodeTable) listedNow(dir fsproto.Node) {
+	now := time.Since(t.made)
+	t.update(dir, func(n *node) { n.listed = now })
+}
+
+func (t *nodeTable) listedWithin(dir fsproto.Node, d time.Duration) (lately bool) {
+	now := time.Since(t.made)
+	t.update(dir, func(n *node) { lately = n.listed != 0 && now-n.listed < d })
+	return lately
+}
+
+// isOpen reports whether a file is open.
+func (t *nodeTable) isOpen(id fsproto.Node) (open bool) {
+	t.update(id, func(n *node) { open = n.opens > 0 })
+	return open
+}
+
+// isDir reports whether a node that the kernel knows is a directory.
+func (t *nodeTable) isDir(id fsproto.Node) (dir bool) {
+	t.update(id, func(n *node) { dir = n.dir })
+	return dir
+}
+
+// toldWithin reports whether the kernel was told of a node lately.
+func (t *nodeTable) toldWithin(id fsproto.Node, d time.Duration) (lately bool) {
+	now := time.Since(t.made)
+	t.update(id, func(n *node) { lately = n.seen.told != 0 && now-n.seen.told < d })
+	return lately
+}
+
+// all returns the nodes that the kernel may know.
+func (t *nodeTable) all() (ids []fsproto.Node) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for id := range s.nodes {
+			ids = append(ids, id)
+		}
+		s.mu.Unlock()
+	}
+	return ids
+}
+
+// namesIn returns the names in a directory by which nodes were found.
+func (t *nodeTable) namesIn(dir fsproto.Node) (names []string) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for _, n := range s.nodes {
+			if n.parent == dir && n.name != "" {
+				names = append(names, n.name)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return names
+}
+
+// inoOf returns the inode number of a node.
+func (t *nodeTable) inoOf(id fsproto.Node) (ino uint64) {
+	t.update(id, func(n *node) { ino = n.ino })
+	return ino
 }
 
 // inoOfParent returns the inode number of the directory that the node was last

@@ -16,40 +16,48 @@ type kernel interface {
 }
 
 // notifier tells the kernel that what it holds of a node is out of date. It has
-// a goroutine of its own: the kernel takes locks for it that a request under
-// way may hold. A node that waits already is not queued twice, so the queue is
-// no longer than the kernel's own list of inodes.
+// goroutines of its own, one for nodes and one for names: the kernel takes locks for it
+// that a request under way may hold. A node that waits already is not queued twice, so
+// the queue is no longer than the kernel's own list of inodes.
 type notifier struct {
-	log    *slog.Logger
-	wake   chan struct{} // capacity 1
-	quit   chan struct{}
-	done   chan struct{}
-	kernel kernel
+	log       *slog.Logger
+	wake      chan struct{} // capacity 1
+	wakeNames chan struct{} // capacity 1
+	quit      chan struct{}
+	running   sync.WaitGroup
+	kernel    kernel
 
 	mu      sync.Mutex
 	waiting map[fsproto.Node]struct{}
+	names   map[dirName]struct{} // to be dropped when their directories' locks are free
+}
+
+type dirName struct {
+	dir  fsproto.Node
+	name string
 }
 
 func newNotifier(log *slog.Logger) *notifier {
 	return &notifier{
-		log: log, wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
-		waiting: make(map[fsproto.Node]struct{}),
+		log: log, wake: make(chan struct{}, 1), wakeNames: make(chan struct{}, 1), quit: make(chan struct{}),
+		waiting: make(map[fsproto.Node]struct{}), names: make(map[dirName]struct{}),
 	}
 }
 
 // start is called at most once.
 func (n *notifier) start(k kernel) {
 	n.kernel = k
-	go n.run()
+	n.running.Go(func() { n.run(n.wake, n.dropNodes) })
+	n.running.Go(func() { n.run(n.wakeNames, n.dropNames) })
 }
 
-// stop ends the worker if it was started. It is called once, after start.
+// stop ends the workers if they were started. It is called once, after start.
 func (n *notifier) stop() {
 	if n.kernel == nil {
 		return
 	}
 	close(n.quit)
-	<-n.done
+	n.running.Wait()
 }
 
 // invalidate drops attributes and data of a node from the kernel, soon.
@@ -63,20 +71,46 @@ func (n *notifier) invalidate(node fsproto.Node) {
 	}
 }
 
-func (n *notifier) run() {
-	defer close(n.done)
+// forgetNames drops names of a directory from the kernel, when it can.
+func (n *notifier) forgetNames(dir fsproto.Node, names []string) {
+	n.mu.Lock()
+	for _, name := range names {
+		n.names[dirName{dir, name}] = struct{}{}
+	}
+	n.mu.Unlock()
+	select {
+	case n.wakeNames <- struct{}{}:
+	default:
+	}
+}
+
+func (n *notifier) run(wake <-chan struct{}, drop func()) {
 	for {
 		select {
-		case <-n.wake:
+		case <-wake:
+			drop()
 		case <-n.quit:
 			return
 		}
-		n.mu.Lock()
-		batch := n.waiting
-		n.waiting = make(map[fsproto.Node]struct{})
-		n.mu.Unlock()
-		for node := range batch {
-			n.drop(node, 0)
-		}
+	}
+}
+
+func (n *notifier) dropNodes() {
+	n.mu.Lock()
+	batch := n.waiting
+	n.waiting = make(map[fsproto.Node]struct{})
+	n.mu.Unlock()
+	for node := range batch {
+		n.drop(node, 0)
+	}
+}
+
+func (n *notifier) dropNames() {
+	n.mu.Lock()
+	batch := n.names
+	n.names = make(map[dirName]struct{})
+	n.mu.Unlock()
+	for of := range batch {
+		n.kernel.EntryNotify(uint64(of.dir), of.name)
 	}
 }

@@ -22,6 +22,7 @@ func makeNode[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc
 
 func makeNodeOnce[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[Req, fsproto.CreateNodeRes], req *Req, parent fsproto.Node, name string, out *fuse.EntryOut) fuse.Status {
 	defer fs.naming.begin()()
+	defer fs.nodes.changing(parent)()
 	var res fsproto.CreateNodeRes
 	st := call(fs, cancel, h, op, req, &res)
 	if st == fuse.Status(syscall.ENFILE) {
@@ -32,7 +33,7 @@ func makeNodeOnce[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op 
 		return st
 	}
 	fs.hot.made(parent, name, res.Entry.Node)
-	return fs.introduce(out, &res.Entry, parent, name)
+	return fs.introduce(out, &res.Entry, false, parent, name, res.Parent.Lease)
 }
 
 // Mkdir makes a directory. The kernel leaves the umask to the daemon, which
@@ -88,6 +89,7 @@ func (fs *FS) remove(cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[fsprot
 		return st
 	}
 	req := fsproto.UnlinkReq{Parent: fsproto.Node(h.NodeId), Name: name}
+	defer fs.nodes.changing(req.Parent)()
 	var res fsproto.UnlinkRes
 	st := call(fs, cancel, h, op, &req, &res)
 	fs.nodes.touch(req.Parent, res.Node)
@@ -110,6 +112,7 @@ func (fs *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName
 		Parent: fsproto.Node(in.NodeId), Name: oldName,
 		NewParent: fsproto.Node(in.Newdir), NewName: newName, Flags: in.Flags,
 	}
+	defer fs.nodes.changing(req.Parent, req.NewParent)()
 	var res fsproto.RenameRes
 	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Rename, &req, &res)
 	fs.nodes.touch(req.Parent, req.NewParent, res.Node, res.Replaced)

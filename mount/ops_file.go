@@ -3,6 +3,7 @@ package mount
 import (
 	"context"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -49,12 +50,15 @@ func (fs *FS) kernelFlags(flags uint32) (out uint32) {
 	return out
 }
 
-// opened records an open file and fills in what the kernel is told.
-func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, out *fuse.OpenOut) {
+// opened records an open file and fills in what the kernel is told. If the daemon is
+// not told of it before it has to be, req is what it is to be told.
+func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, req *fsproto.OpenReq, out *fuse.OpenOut) {
 	out.Fh = uint64(h)
 	out.OpenFlags = fs.kernelFlags(flags)
 	fs.nodes.opened(node, 1)
-	fs.handles.addFile(h, &file{node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0})
+	fs.handles.addFile(h, &file{
+		node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0, late: late{req: req, op: fsproto.Open},
+	})
 }
 
 // Open opens a file that the kernel knows. One that has lost its last name is
@@ -69,7 +73,20 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		flags |= fsproto.OpenKillPriv
 	}
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: flags}
+	if fs.openHere(req.Node, flags) {
+		fs.opened(req.Handle, req.Node, in.Flags, &req, out)
+		if fs.stillHere(req.Node) {
+			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+			return fuse.OK
+		}
+		fs.closeFile(in.NodeId, out.Fh)
+		req.Handle = fs.newHandle()
+	}
 	outdated := fs.nodes.outdated(req.Node)
+	if flags&fsproto.OpenTruncate != 0 {
+		defer fs.sizes.begin(req.Node)()
+		fs.distrust(req.Node)
+	}
 	var res fsproto.OpenRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Open, &req, &res)
 	if flags&fsproto.OpenTruncate != 0 {
@@ -83,7 +100,13 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		return fuse.Status(syscall.ESTALE)
 	}
 	fs.refresh(req.Node, &res.Attr)
-	fs.opened(req.Handle, req.Node, in.Flags, out)
+	fs.opened(req.Handle, req.Node, in.Flags, nil, out)
+	if flags&fsproto.OpenTruncate == 0 {
+		if fs.keeps(req.Node, &res.Attr) {
+			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+		}
+		fs.granted(req.Node, flags, &res.Attr)
+	}
 	return fuse.OK
 }
 
@@ -109,6 +132,7 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 		Flags: flags, NewNode: fs.newNode(), Handle: fs.newHandle(),
 	}
 	defer fs.naming.begin()()
+	defer fs.nodes.changing(req.Parent)()
 	var res fsproto.CreateRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Create, &req, &res)
 	fs.nodes.touch(req.Parent, res.Entry.Node)
@@ -116,10 +140,10 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 		return st
 	}
 	fs.hot.made(req.Parent, name, res.Entry.Node)
-	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, name); !st.Ok() {
+	if st := fs.introduce(&out.EntryOut, &res.Entry, false, req.Parent, name, res.Parent.Lease); !st.Ok() {
 		return st
 	}
-	fs.opened(req.Handle, res.Entry.Node, in.Flags, &out.OpenOut)
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, nil, &out.OpenOut)
 	return fuse.OK
 }
 
@@ -139,25 +163,49 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 	if st := call(fs, cancel, &in.InHeader, fsproto.Tmpfile, &req, &res); !st.Ok() {
 		return st
 	}
-	if st := fs.introduce(&out.EntryOut, &res.Entry, req.Parent, ""); !st.Ok() {
+	if st := fs.introduce(&out.EntryOut, &res.Entry, false, req.Parent, "", 0); !st.Ok() {
 		return st
 	}
-	fs.opened(req.Handle, res.Entry.Node, in.Flags, &out.OpenOut)
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, nil, &out.OpenOut)
 	return fuse.OK
 }
+
+// shortReads is how often a read is tried that comes to the end of a file which somebody
+// is changing: if the kernel believes that the file is longer, it takes what is missing
+// for zeros.
+const shortReads = 3
 
 // Read reads from the connection straight into the buffer that go-fuse writes
 // to the kernel.
 func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	fs.nodes.reading(fsproto.Node(in.NodeId))
+	defer fs.nodes.reading(fsproto.Node(in.NodeId))()
+	clock := fs.nodes.clock.read()
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
 	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}
 	var res fsproto.AttrRes
 	ctx := begin(cancel, &in.InHeader, &fsproto.Read.Info)
 	defer ctx.end()
-	n, err := rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]})
+	calling(&in.InHeader)
+	err := fs.sizes.wait(ctx, fsproto.Node(in.NodeId))
+	if err == nil {
+		err = fs.toldOf(ctx, in.Fh)
+	}
 	if err != nil {
 		return nil, errno(err)
+	}
+	var n int
+	for range shortReads {
+		if n, err = rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]}); err != nil {
+			return nil, errno(err)
+		}
+		if n == size || fs.leases == nil || fs.leases.valid(fsproto.Node(in.NodeId), res.Attr.Lease) {
+			break
+		}
+		time.Sleep(afterwards)
+	}
+	fs.leases.keep(fsproto.Node(in.NodeId), &res.Attr, clock)
+	if fs.leases != nil && !fs.leases.holds(fsproto.Node(in.NodeId), res.Attr.Lease) {
+		fs.notices.invalidate(fsproto.Node(in.NodeId)) // nobody would call back for these pages
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
@@ -180,11 +228,12 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Write.Info)
 	defer ctx.end()
+	calling(&in.InHeader)
 	var n uint32
 	var at uint64
 	st := fs.withSpace(cancel, func() fuse.Status {
 		var err error
-		if n, at, err = fs.write(ctx, req, data); n > 0 {
+		if n, at, err = fs.write(ctx, f.node, req, data); n > 0 {
 			return fuse.OK // the next write meets the error
 		}
 		return errno(err)
@@ -209,19 +258,19 @@ const splitWrite = 256 << 10
 
 // write sends data and returns how much of its beginning was written, and where.
 // The error belongs to the first byte that was not.
-func (fs *FS) write(ctx context.Context, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
+func (fs *FS) write(ctx context.Context, node fsproto.Node, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
 	if len(data) < splitWrite || req.Flags&fsproto.WriteAppend != 0 {
-		return fs.writeOnce(ctx, req, data)
+		return fs.writeOnce(ctx, node, req, data)
 	}
 	half := len(data) / 2 &^ 4095
 	second := make(chan result, 1)
 	go func() {
 		req := req
 		req.Offset += uint64(half)
-		n, _, err := fs.writeOnce(ctx, req, data[half:])
+		n, _, err := fs.writeOnce(ctx, node, req, data[half:])
 		second <- result{n, err}
 	}()
-	n, at, err := fs.writeOnce(ctx, req, data[:half])
+	n, at, err := fs.writeOnce(ctx, node, req, data[:half])
 	r := <-second
 	if err != nil || n < uint32(half) {
 		return n, at, err
@@ -234,7 +283,7 @@ type result struct {
 	err error
 }
 
-func (fs *FS) writeOnce(ctx context.Context, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
+func (fs *FS) writeOnce(ctx context.Context, node fsproto.Node, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
 	var res fsproto.WriteRes
 	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Write, &req, &res, rpc.Extra{Data: data}); err != nil {
 		return 0, req.Offset, err
@@ -242,6 +291,7 @@ func (fs *FS) writeOnce(ctx context.Context, req fsproto.WriteReq, data []byte) 
 	if uint64(res.Count) > uint64(len(data)) {
 		return 0, req.Offset, syscall.EIO
 	}
+	fs.wrote(node, &res.Attr)
 	return res.Count, res.Offset, nil
 }
 
@@ -265,19 +315,32 @@ func writeFlags(in *fuse.WriteIn) (out uint32) {
 
 // Fsync waits until the file is on the daemon's disk.
 func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	req := fsproto.FsyncReq{Handle: fsproto.Handle(in.Fh), DataOnly: in.FsyncFlags&1 != 0}
 	return call(fs, cancel, &in.InHeader, fsproto.Fsync, &req, &fsproto.AttrRes{})
 }
 
 // Release closes a file after its last descriptor. Nobody waits for it.
 func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	if f := fs.handles.removeFile(in.Fh); f != nil {
-		fs.nodes.opened(f.node, -1)
+	if fs.closeFile(in.NodeId, in.Fh) {
+		calling(&in.InHeader)
+		if fs.locks != nil {
+			defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
+		}
+		fs.release(fsproto.Handle(in.Fh))
 	}
-	if fs.locks != nil {
-		defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
+}
+
+// closeFile forgets an open file, and reports whether the daemon has to be told.
+func (fs *FS) closeFile(node, fh uint64) bool {
+	f := fs.handles.removeFile(fh)
+	if f == nil {
+		return true
 	}
-	fs.release(fsproto.Handle(in.Fh))
+	fs.nodes.opened(f.node, -1)
+	return fs.closeLate(&f.late)
 }
 
 // release closes a handle at the daemon. It is not cut short: what is left over
@@ -306,6 +369,9 @@ func (fs *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut
 	if in.Whence != uint32(fsproto.SeekData) && in.Whence != uint32(fsproto.SeekHole) {
 		return fuse.EINVAL
 	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	req := fsproto.LseekReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Whence: uint8(in.Whence)}
 	var res fsproto.LseekRes
 	st := call(fs, cancel, &in.InHeader, fsproto.Lseek, &req, &res)
@@ -322,6 +388,9 @@ const maxCopy = 1<<32 - 1<<12
 func (fs *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	if in.Flags != 0 {
 		return 0, fuse.EINVAL
+	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.FhIn); !st.Ok() {
+		return 0, st
 	}
 	req := fsproto.CopyReq{
 		From: fsproto.Handle(in.FhIn), FromOffset: in.OffIn,

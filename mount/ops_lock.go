@@ -43,6 +43,9 @@ func (fs *FS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse
 	if !st.Ok() {
 		return st
 	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	req := fsproto.GetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
 	var res fsproto.GetlkRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Getlk, &req, &res); !st.Ok() {
@@ -64,8 +67,12 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	if !st.Ok() {
 		return st
 	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
 	defer ctx.end()
+	calling(&in.InHeader)
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
 	if l.Type == fsproto.LockUnlock {
 		return errno(fs.unlock(ctx, fsproto.Node(in.NodeId), &req))
@@ -155,11 +162,15 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	if l.Type == fsproto.LockUnlock {
 		return fs.SetLk(cancel, in)
 	}
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	if l.Kind == fsproto.LockPosix && asksOFD(in.Pid) {
 		l.Kind = fsproto.LockOFD
 	}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
 	defer ctx.end()
+	calling(&in.InHeader)
 	node := fs.asked(in, &l)
 	granted := false
 	defer func() { fs.locks.answered(node, &l, granted) }()
@@ -281,6 +292,7 @@ func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
 	defer ctx.end()
+	calling(&in.InHeader)
 	if err := fs.unlock(ctx, fsproto.Node(in.NodeId), &req); err != nil {
 		fs.log.Debug("unlock at close", "err", err) // a lost lock shows with the next use
 	}

@@ -29,6 +29,7 @@ func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc
 	if err != nil {
 		return err
 	}
+	calling(h)
 	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, rpc.Extra{Cred: cred.number()})
 	cred.release(op.Slotted() && errors.Is(err, context.Canceled))
 	if err == nil {
@@ -69,15 +70,16 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	if !res.Exists {
 		res.Entry.Node = 0
 	}
-	hot := fs.hot.found(req.Parent, name, res.Entry.Node)
+	hot := fs.hot.found(req.Parent, name, res.Entry.Node) && !fs.leases.valid(req.Parent, res.Parent.Lease)
 	if !res.Exists {
-		if fs.negativeTimeout <= 0 || hot || !fs.guard.mayKeep(req.Parent, name) {
+		keep := fs.nameTimeout(fs.negativeTimeout, req.Parent, name, res.Parent.Lease)
+		if keep <= 0 || hot {
 			return fuse.ENOENT
 		}
-		out.SetEntryTimeout(fs.negativeTimeout) // with NodeId 0
+		out.SetEntryTimeout(keep) // with NodeId 0
 		return fuse.OK
 	}
-	st := fs.introduce(out, &res.Entry, req.Parent, name)
+	st := fs.introduce(out, &res.Entry, true, req.Parent, name, res.Parent.Lease)
 	if hot {
 		out.SetEntryTimeout(0)
 	}
@@ -85,16 +87,20 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 }
 
 // introduce tells the kernel of a node that a reply has named, and counts the
-// reference that the kernel takes with it.
-func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, parent fsproto.Node, name string) fuse.Status {
+// reference that the kernel takes with it. lease is the one on the directory that the
+// reply tells of.
+func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, asked bool, parent fsproto.Node, name string, lease uint64) fuse.Status {
 	if e.Node == 0 || e.Node == fsproto.RootNode || uint64(e.Node) == ^uint64(0) {
 		return fuse.EIO // not the daemon's to give, or go-fuse's own
 	}
 	fs.nodes.note(e, parent, name)
 	fs.trimmer.check()
 	fs.nodes.looked(e.Node)
+	if !asked {
+		fs.keepOwn(e.Node, &e.Attr)
+	}
 	fs.show(e.Node, &e.Attr)
-	fs.fillEntry(out, e, 0, fs.guard.mayKeep(parent, name))
+	fs.fillEntry(out, e, asked, fs.nameTimeout(fs.entryTimeout, parent, name, lease), 0)
 	return fuse.OK
 }
 
@@ -112,32 +118,38 @@ func (fs *FS) Forget(nodeid, nlookup uint64) {
 // may have no name any more.
 func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	req := fsproto.GetattrReq{Node: fsproto.Node(in.NodeId)}
-	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
+	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && fs.handles.isTold(in.Fh()) {
 		req.Handle = fsproto.Handle(in.Fh())
 	}
 	var res fsproto.AttrRes
-	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
+	defer fs.nodes.asking(req.Node)()
+	if a, here := fs.attrHere(req.Node); here {
+		res.Attr = a
+	} else if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
 	fs.show(req.Node, &res.Attr)
-	fs.fillAttrOut(out, req.Node, &res.Attr)
+	fs.fillAttrOut(out, req.Node, &res.Attr, true)
 	return fuse.OK
 }
 
 // Statx is sent by kernels from 6.6 on when a program asks for the birth time.
 func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	req := fsproto.GetattrReq{Node: fsproto.Node(in.NodeId)}
-	if in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0 {
+	if in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0 && fs.handles.isTold(in.Fh) {
 		req.Handle = fsproto.Handle(in.Fh)
 	}
 	var res fsproto.AttrRes
-	if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
+	defer fs.nodes.asking(req.Node)()
+	if a, here := fs.attrHere(req.Node); here {
+		res.Attr = a
+	} else if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
 		return st
 	}
 	fs.access.saw(req.Node, &res.Attr)
 	fs.show(req.Node, &res.Attr)
 	fs.fillStatx(&out.Statx, &res.Attr)
-	out.SetTimeout(fs.cfg.AttrTimeout)
+	out.SetTimeout(fs.attrTimeout(req.Node, &res.Attr))
 	return fuse.OK
 }
 
@@ -173,16 +185,23 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 	if err != nil {
 		return errno(err)
 	}
+	defer fs.nodes.changing(req.Node)() // a directory is locked meanwhile
+	if req.Mask&fsproto.SetSize != 0 {
+		defer fs.sizes.begin(req.Node)()
+	}
+	fs.distrust(req.Node)
 	var res fsproto.AttrRes
 	err = callAs(ctx, fs, &in.InHeader, fsproto.Setattr, &req, &res)
 	fs.nodes.touch(req.Node)
+	fs.nodes.update(req.Node, func(n *node) { n.may = 0 })
 	if err != nil {
 		return errno(err)
 	}
+	fs.keepOwn(req.Node, &res.Attr)
 	if req.Mask&fsproto.SetSize == 0 {
 		fs.show(req.Node, &res.Attr)
 	}
-	fs.fillAttrOut(out, req.Node, &res.Attr)
+	fs.fillAttrOut(out, req.Node, &res.Attr, false)
 	return fuse.OK
 }
 
@@ -259,6 +278,7 @@ func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 	if may, then := fs.access.get(req.Node, cred, req.Mask); may && !fs.nodes.changedSince(req.Node, then) {
 		return fuse.OK
 	}
+	calling(&in.InHeader)
 	asked, clock := time.Now(), fs.nodes.clock.read()
 	var res fsproto.AttrRes
 	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Access, &req, &res, rpc.Extra{Cred: cred.number()}); err != nil {
@@ -271,9 +291,15 @@ func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 // StatFs tells about the file system that holds the node.
 func (fs *FS) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	req := fsproto.StatfsReq{Node: fsproto.Node(h.NodeId)}
-	var res fsproto.StatfsRes
-	if st := call(fs, cancel, h, fsproto.Statfs, &req, &res); !st.Ok() {
-		return st
+	res, here := fs.space.get(fs.nodes.clock.read())
+	if !here {
+		clock := fs.nodes.clock.read()
+		if st := call(fs, cancel, h, fsproto.Statfs, &req, &res); !st.Ok() {
+			return st
+		}
+		if fs.leases != nil {
+			fs.space.put(res, clock)
+		}
 	}
 	*out = fuse.StatfsOut{
 		Blocks: res.Blocks, Bfree: res.BlocksFree, Bavail: res.BlocksAvail,

@@ -113,6 +113,7 @@ func (fs *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string,
 	var res fsproto.AttrRes
 	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Setxattr, &req, &res)
 	fs.nodes.touch(req.Node)
+	fs.nodes.update(req.Node, func(n *node) { n.may = 0 })
 	return st
 }
 
@@ -125,5 +126,6 @@ func (fs *FS) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string)
 	var res fsproto.AttrRes
 	st := call(fs, cancel, h, fsproto.Removexattr, &req, &res)
 	fs.nodes.touch(req.Node)
+	fs.nodes.update(req.Node, func(n *node) { n.may = 0 })
 	return st
 }

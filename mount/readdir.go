@@ -32,6 +32,7 @@ type dir struct {
 	node fsproto.Node
 	ino  uint64
 
+	late late
 	mu   sync.Mutex // reads of one open directory take turns
 	page page
 	size uint32 // of the next page, in bytes
@@ -48,17 +49,42 @@ type page struct {
 	plus    bool      // entries have nodes and attributes
 	clock   uint64    // of the node table, before the page was fetched
 	fetched time.Time // zero: there is no page
+	lease   uint64    // on the directory
 }
 
 // OpenDir opens a directory.
 func (fs *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: fsproto.OpenDir}
+	out.Fh = uint64(req.Handle)
+	if fs.openHere(req.Node, req.Flags) {
+		fs.handles.addDir(req.Handle, &dir{
+			node: req.Node, ino: fs.nodes.inoOf(req.Node), size: firstPage, late: late{req: &req, op: fsproto.Opendir},
+		})
+		if fs.stillHere(req.Node) {
+			out.OpenFlags |= fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
+			return fuse.OK
+		}
+		fs.closeLate(&fs.handles.removeDir(out.Fh).late)
+		again := req
+		again.Handle = fs.newHandle()
+		return fs.openDir(cancel, in, again, out)
+	}
+	return fs.openDir(cancel, in, req, out)
+}
+
+func (fs *FS) openDir(cancel <-chan struct{}, in *fuse.OpenIn, req fsproto.OpenReq, out *fuse.OpenOut) fuse.Status {
+	out.Fh = uint64(req.Handle)
 	var res fsproto.OpenRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Opendir, &req, &res); !st.Ok() {
 		return st
 	}
 	fs.handles.addDir(req.Handle, &dir{node: req.Node, ino: res.Attr.Ino, size: firstPage})
-	out.Fh = uint64(req.Handle)
+	leased := fs.leases.valid(req.Node, res.Attr.Lease)
+	if leased {
+		out.OpenFlags |= fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
+	}
+	fs.nodes.update(req.Node, func(n *node) { n.seen.leased = leased })
+	fs.granted(req.Node, req.Flags, &res.Attr)
 	return fuse.OK
 }
 
@@ -68,7 +94,11 @@ func (fs *FS) ReleaseDir(in *fuse.ReleaseIn) {
 		d.mu.Lock()
 		fs.dropPage(d)
 		d.mu.Unlock()
+		if !fs.closeLate(&d.late) {
+			return
+		}
 	}
+	calling(&in.InHeader)
 	fs.release(fsproto.Handle(in.Fh))
 }
 
@@ -79,7 +109,7 @@ func (fs *FS) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 // ReadDir lists names.
 func (fs *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return fs.readdir(cancel, in, false, func(e fuse.DirEntry, _ *fsproto.Entry, _ time.Duration) (added, taken bool) {
+	return fs.readdir(cancel, in, false, func(e fuse.DirEntry, _ *fsproto.Entry, _ *page) (added, taken bool) {
 		return out.AddDirEntry(e), false
 	})
 }
@@ -87,19 +117,26 @@ func (fs *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 // ReadDirPlus lists names and tells the kernel of their nodes, unless it would
 // not remember them. It takes a reference to each node in the reply.
 func (fs *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return fs.readdir(cancel, in, fs.entryTimeout > 0, func(e fuse.DirEntry, node *fsproto.Entry, age time.Duration) (added, taken bool) {
+	if fs.leases != nil && !fs.nodes.contended(fsproto.Node(in.NodeId), false) {
+		defer fs.nodes.listedNow(fsproto.Node(in.NodeId))
+	}
+	return fs.readdir(cancel, in, fs.entryTimeout > 0, func(e fuse.DirEntry, node *fsproto.Entry, p *page) (added, taken bool) {
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil || node == nil {
 			return entry != nil, false // NodeId 0: only the name
 		}
-		fs.fillEntry(entry, node, age, fs.guard.mayKeep(fsproto.Node(in.NodeId), e.Name))
+		age := time.Since(p.fetched)
+		if fs.leases != nil {
+			age = 0 // leases tell whether it still holds
+		}
+		fs.fillEntry(entry, node, true, fs.nameTimeout(fs.entryTimeout, fsproto.Node(in.NodeId), e.Name, p.lease), age)
 		return true, true
 	})
 }
 
 // addEntry puts an entry into the reply to the kernel. node is nil where only
 // the name is told. taken reports that the kernel has got a reference.
-type addEntry func(e fuse.DirEntry, node *fsproto.Entry, age time.Duration) (added, taken bool)
+type addEntry func(e fuse.DirEntry, node *fsproto.Entry, from *page) (added, taken bool)
 
 // readdir serves one request from the page at hand, or from a new one. One page
 // serves several requests; several pages never serve one.
@@ -136,12 +173,12 @@ func (fs *FS) readdir(cancel <-chan struct{}, in *fuse.ReadIn, plus bool, add ad
 // what was added, and whether the reply is full.
 func (fs *FS) addDots(d *dir, pos uint64, add addEntry) (uint64, bool) {
 	if pos == 0 {
-		if ok, _ := add(fuse.DirEntry{Name: ".", Mode: fuse.S_IFDIR, Ino: d.ino, Off: afterDot}, nil, 0); !ok {
+		if ok, _ := add(fuse.DirEntry{Name: ".", Mode: fuse.S_IFDIR, Ino: d.ino, Off: afterDot}, nil, nil); !ok {
 			return pos, true
 		}
 	}
 	up := fuse.DirEntry{Name: "..", Mode: fuse.S_IFDIR, Ino: fs.nodes.inoOfParent(d.node), Off: afterDotDot}
-	if ok, _ := add(up, nil, 0); !ok {
+	if ok, _ := add(up, nil, nil); !ok {
 		return afterDot, true
 	}
 	return afterDotDot, false
@@ -155,7 +192,7 @@ func (fs *FS) usable(d *dir, pos uint64, plus bool) bool {
 	if p.fetched.IsZero() || plus && !p.plus {
 		return false
 	}
-	if fs.nodes.changedSince(d.node, p.clock) || time.Since(p.fetched) > min(fs.cfg.EntryTimeout, fs.cfg.AttrTimeout) {
+	if fs.nodes.changedSince(d.node, p.clock) || time.Since(p.fetched) > fs.leases.timeout(min(fs.cfg.EntryTimeout, fs.cfg.AttrTimeout), d.node, p.lease) {
 		d.size = firstPage
 		return false
 	}
@@ -177,6 +214,9 @@ func (p *page) seek(pos uint64) bool {
 
 // fetch gets the page that starts at pos.
 func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64, plus bool) fuse.Status {
+	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
 	p := page{from: pos, plus: plus, clock: fs.nodes.clock.read(), fetched: time.Now()}
 	defer fs.naming.begin()()
 	req := fsproto.ReaddirReq{Handle: fsproto.Handle(in.Fh), Cookie: pos, Size: d.size, Entries: plus}
@@ -203,7 +243,8 @@ func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64,
 		}
 	}
 	fs.trimmer.check()
-	p.entries, p.end = res.Entries, res.End
+	fs.leases.keep(d.node, &res.Dir, p.clock)
+	p.entries, p.end, p.lease = res.Entries, res.End, res.Dir.Lease
 	d.page = p
 	d.size = min(2*d.size, lastPage)
 	return fuse.OK
@@ -215,7 +256,6 @@ func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64,
 // node up.
 func (fs *FS) serve(d *dir, add addEntry) {
 	p := &d.page
-	age := time.Since(p.fetched)
 	for ; p.next < len(p.entries); p.next++ {
 		e := &p.entries[p.next]
 		var node *fsproto.Entry
@@ -223,7 +263,7 @@ func (fs *FS) serve(d *dir, add addEntry) {
 			node = &e.Entry
 			fs.show(node.Node, &node.Attr)
 		}
-		added, taken := add(fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}, node, age)
+		added, taken := add(fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}, node, p)
 		if !added {
 			return
 		}

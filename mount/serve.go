@@ -3,7 +3,6 @@ package mount
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -50,11 +49,9 @@ type Mounted struct {
 func Mount(fs *FS, dir string) (*Mounted, error) {
 	m := &Mounted{Dir: dir, fs: fs}
 	opts := fs.mountOptions()
-	var err error
-	if fs.cfg.Fusermount {
-		m.server, err = viaFusermount(fs, dir, opts)
-	} else {
-		m.server, err = fuse.NewServer(fs, dir, opts)
+	fd, err := fs.attachDevice(dir, opts)
+	if err == nil {
+		m.server, err = fs.serveDevice(fd, dir, opts)
 	}
 	if err != nil {
 		fs.OnUnmount()
@@ -65,6 +62,24 @@ func Mount(fs *FS, dir string) (*Mounted, error) {
 		fs.raiseReadAhead(m.Dev)
 	}
 	return m, nil
+}
+
+// serveDevice lets go-fuse answer the requests that come from a descriptor, which it
+// takes over.
+func (fs *FS) serveDevice(fd int, dir string, opts *fuse.MountOptions) (*fuse.Server, error) {
+	var err error
+	if fs.device, err = newDevice(fd); err != nil {
+		unix.Close(fd)
+	}
+	var server *fuse.Server
+	if err == nil {
+		server, err = fuse.NewServer(counted{fs}, "/dev/fd/"+strconv.Itoa(fd), opts)
+	}
+	if err != nil {
+		mounts.Unmount(dir, mounts.UnmountOptions{Lazy: true, Fusermount: fs.cfg.Fusermount})
+		return nil, err
+	}
+	return server, nil
 }
 
 func (fs *FS) mountOptions() *fuse.MountOptions {
@@ -83,12 +98,6 @@ func (fs *FS) mountOptions() *fuse.MountOptions {
 	}
 	if fs.kernelChecks {
 		opts.Options = append(opts.Options, "default_permissions")
-	}
-	if fs.cfg.Fusermount {
-		opts.Options = append(opts.Options, fusermountOptions(fs.cfg.Flags)...)
-	} else {
-		opts.DirectMountStrict = true
-		opts.DirectMountFlags = fs.cfg.Flags | unix.MS_MGC_VAL // not 0, which means a default
 	}
 	return opts
 }
@@ -115,31 +124,6 @@ func fusermountOptions(flags uintptr) (opts []string) {
 		}
 	}
 	return opts
-}
-
-// viaFusermount mounts through the set-uid helper. What it has to say on stderr
-// becomes part of the error.
-func viaFusermount(fs *FS, dir string, opts *fuse.MountOptions) (*fuse.Server, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	said := make(chan string, 1)
-	go func() {
-		text, _ := io.ReadAll(io.LimitReader(r, 4096))
-		r.Close()
-		said <- string(text)
-	}()
-	stderr := os.Stderr
-	os.Stderr = w // go-fuse hands it on to the helper
-	server, err := fuse.NewServer(fs, dir, opts)
-	os.Stderr = stderr
-	w.Close()
-	text := strings.TrimSpace(<-said)
-	if err != nil && text != "" {
-		return nil, errors.New(strings.ReplaceAll(text, "\n", "; "))
-	}
-	return server, err
 }
 
 // raiseReadAhead lets the kernel read further ahead than its 128 KiB, where

@@ -1,12 +1,14 @@
 package mount
 
 import (
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/rpc"
 )
 
@@ -73,4 +75,28 @@ func (b *backlog) settled(cancel <-chan struct{}, before uint64) bool {
 // callWithSpace is call for what may need space.
 func callWithSpace[Req, Res any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[Req, Res], req *Req, res *Res) fuse.Status {
 	return fs.withSpace(cancel, func() fuse.Status { return call(fs, cancel, h, op, req, res) })
+}
+
+// spaceLasts is how long it is believed how much space there is, while this mount
+// changes nothing. Programs ask for it only to find out what file system this is, too.
+const spaceLasts = 10 * time.Second
+
+// spaceCache is what the daemon has told of space last.
+type spaceCache struct {
+	mu    sync.Mutex
+	res   fsproto.StatfsRes
+	clock uint64 // of the node table, before the daemon was asked
+	until time.Time
+}
+
+func (c *spaceCache) get(clock uint64) (fsproto.StatfsRes, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.res, c.clock == clock && time.Now().Before(c.until)
+}
+
+func (c *spaceCache) put(res fsproto.StatfsRes, clock uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.res, c.clock, c.until = res, clock, time.Now().Add(spaceLasts)
 }

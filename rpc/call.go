@@ -105,7 +105,10 @@ func Call[Req, Res any](ctx context.Context, p *Peer, op *Op[Req, Res], req *Req
 // CallWith is Call with more than a request. It returns the number of bytes of
 // the reply's payload. After it has returned, x.Data and x.Into are no longer
 // touched.
-func CallWith[Req, Res any](ctx context.Context, p *Peer, op *Op[Req, Res], req *Req, res *Res, x Extra) (int, error) {
+func CallWith[Req, Res any](ctx context.Context, p *Peer, op *Op[Req, Res], req *Req, res *Res, x Extra) (n int, err error) {
+	count := p.counts.of(&op.Info)
+	start := count.begin()
+	defer func() { count.end(start, err) }()
 	c, err := p.prepare(ctx, &op.Info, &x)
 	if err != nil {
 		return 0, err
@@ -119,7 +122,7 @@ func CallWith[Req, Res any](ctx context.Context, p *Peer, op *Op[Req, Res], req 
 	if err := p.do(ctx, c, &x); err != nil {
 		return 0, err
 	}
-	n := c.n
+	n = c.n
 	err = c.failure()
 	if err == nil {
 		op.resFields(&c.codec, res)

@@ -59,6 +59,7 @@ type Info struct {
 	// documentation that range over the table.
 	NewReq, NewRes func() Message
 
+	index  int // place in opCounts
 	invoke func(handler any, ctx context.Context, r *Request, meta []byte, reply *Codec) error
 }
 
@@ -116,6 +117,7 @@ func Define[Req, Res any, PReq fields[Req], PRes fields[Res]](number uint16, nam
 	if table.ops == nil {
 		table.ops = make(map[uint16]*Info)
 	}
+	op.index = len(table.ops)
 	table.ops[number] = &op.Info
 	return op
 }

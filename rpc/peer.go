@@ -99,7 +99,8 @@ type Peer struct {
 	running  tally          // handlers
 	draining atomic.Bool
 
-	rtt atomic.Int64 // of the last ping, in nanoseconds
+	rtt    atomic.Int64 // of the last ping, in nanoseconds
+	counts opCounts
 
 	mu       sync.Mutex
 	filled   sync.Cond     // a call that somebody wants to abandon is no longer being filled
@@ -128,6 +129,7 @@ func NewPeer(cfg Config) *Peer {
 		work:     make(chan *incoming),
 		calls:    make(map[uint32]*call),
 		inFlight: make(map[inFlightKey]context.CancelCauseFunc),
+		counts:   newOpCounts(),
 	}
 	p.in.max = cfg.ServeSlots
 	p.exports.max = cfg.MaxExports
@@ -192,6 +194,17 @@ func (p *Peer) Connected() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.conn != nil
+}
+
+// Heard returns when something last arrived on the main connection, which a ping
+// keeps from being silent; the zero time while there is none.
+func (p *Peer) Heard() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn == nil {
+		return time.Time{}
+	}
+	return time.Unix(0, p.conn.net.heard.Load())
 }
 
 // RTT returns the round trip of the last ping, 0 before the first.

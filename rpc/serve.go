@@ -354,6 +354,7 @@ func (p *Peer) handle(ctx context.Context, in *incoming) {
 		p.discharge(in)
 		return
 	}
+	p.counts.of(in.method.info).serve(err)
 	kind := kindReply
 	if err != nil {
 		kind, meta = kindError, p.errorMeta(in, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/rpycfs/rpycfs/client"
 	"github.com/rpycfs/rpycfs/internal/login"
 	"github.com/rpycfs/rpycfs/internal/mounts"
+	"github.com/rpycfs/rpycfs/internal/status"
 	"github.com/rpycfs/rpycfs/mount"
 )
 
@@ -25,16 +26,14 @@ type serving struct {
 	session *client.Session
 	mounted *mount.Mounted
 	log     *slog.Logger
-	forget  func()        // takes the record for umount.rpycfs away
-	ended   chan struct{} // the kernel has let go of the mount
+	status  *status.Server // nil: there is no socket
+	forget  func()         // takes the record for umount.rpycfs away
+	ended   chan struct{}  // the kernel has let go of the mount
 }
 
 // start logs in, attaches and mounts. The mount is being served on return.
 func start(ctx context.Context, j *job, term *login.Terminal, log *slog.Logger) (*serving, error) {
-	var calls *mount.Callbacks
-	if !j.NoLock {
-		calls = mount.NewCallbacks()
-	}
+	calls := mount.NewCallbacks()
 	session, err := dial(ctx, j, term, calls, log)
 	if err != nil {
 		return nil, err
@@ -56,7 +55,7 @@ func (s *serving) mount(ctx context.Context, j *job, calls *mount.Callbacks) err
 	defer cancel()
 	fs, err := mount.Attach(ctx, s.session.Peer(), mount.Config{
 		Path: j.Path, Source: j.Source, IDs: j.IDs, ACL: j.ACL, AllowOther: j.AllowOther,
-		Flags: j.Flags, Fusermount: j.Fusermount, Callbacks: calls, Logger: s.log,
+		Flags: j.Flags, Fusermount: j.Fusermount, Callbacks: calls, LocalLocks: j.NoLock, Logger: s.log,
 	})
 	if err != nil {
 		return explainAttach(j, err)
@@ -67,12 +66,14 @@ func (s *serving) mount(ctx context.Context, j *job, calls *mount.Callbacks) err
 	if s.mounted.Dev == "" {
 		return nil
 	}
-	forget, err := mounts.Record(s.mounted.Dev)
-	if err != nil {
+	if forget, err := mounts.Record(s.mounted.Dev); err != nil {
 		s.log.Warn("umount.rpycfs will not wait for this process", "err", err)
-		return nil
+	} else {
+		s.forget = forget
 	}
-	s.forget = forget
+	if err := s.answerStatus(j, fs); err != nil {
+		s.log.Warn("rpycfs status will not get an answer", "err", err)
+	}
 	return nil
 }
 
@@ -113,6 +114,9 @@ func (s *serving) stop() {
 }
 
 func (s *serving) finish() {
+	if s.status != nil {
+		s.status.Close()
+	}
 	if err := s.session.Close(context.Background()); err != nil {
 		s.log.Debug("log out", "err", err)
 	}

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/rpycfs/rpycfs/auth"
@@ -40,15 +39,10 @@ const callTimeout = 30 * time.Second
 type chatLogin struct {
 	Host string `arg:"" placeholder:"[USER@]HOST[:PORT]" help:"The server, as [user@]host[:port]."`
 
-	PasswordFile string        `placeholder:"FILE" help:"Take the password from the first line of FILE, which only its owner can read; otherwise it comes from RPYCFS_PASSWORD, or is asked for."`
-	Identity     []string      `short:"i" placeholder:"FILE" help:"An ssh key to log in with; may be repeated. Otherwise those of the agent and the usual files."`
-	KnownHosts   string        `placeholder:"FILE" help:"Keys of known servers (~/.config/rpycfs/known_hosts)."`
-	HostKey      string        `placeholder:"HOW" help:"accept-new, ask or strict, for servers met the first time."`
-	Fingerprint  string        `placeholder:"SHA256:…" help:"The server's key must have this fingerprint."`
-	Timeout      time.Duration `placeholder:"TIME" help:"How long to wait for the host at first (2s)."`
-	State        string        `placeholder:"DIR" help:"Where messages that wait, keys and the history of sealed rooms are kept ($XDG_STATE_HOME/rpycfs/chat)."`
-	NoState      bool          `help:"Keep nothing on this machine; sealed rooms cannot be used."`
-	Device       string        `placeholder:"NAME" help:"What others see as the name of this device (the host's name)."`
+	loginFlags
+	State   string `placeholder:"DIR" help:"Where messages that wait, keys and the history of sealed rooms are kept ($XDG_STATE_HOME/rpycfs/chat)."`
+	NoState bool   `help:"Keep nothing on this machine; sealed rooms cannot be used."`
+	Device  string `placeholder:"NAME" help:"What others see as the name of this device (the host's name)."`
 }
 
 // connect logs in.
@@ -57,26 +51,9 @@ func (l *chatLogin) connect(env *environment, cfg chat.Config) (*chat.Client, er
 	if err != nil {
 		return nil, err
 	}
-	p := &login.Person{
-		Address: target.Address, User: target.User, Identities: l.Identity,
-		Fingerprint: l.Fingerprint, HostKey: l.HostKey,
-		Hints: login.Hints{Identity: "--identity ", NoMethod: "--password-file FILE, --identity FILE or " + login.PasswordVariable},
-	}
-	if p.Password, p.HasPassword, err = login.Password(l.PasswordFile); err != nil {
-		return nil, fmt.Errorf("--password-file: %w", err)
-	}
-	for _, path := range l.Identity {
-		if err := unix.Access(path, unix.R_OK); err != nil {
-			return nil, fmt.Errorf("--identity %s: %w", path, err)
-		}
-	}
-	if p.User == "" {
-		if p.User, err = login.UserName(); err != nil {
-			return nil, fmt.Errorf("no user name: %w; give USER@HOST", err)
-		}
-	}
-	if p.KnownHosts, err = login.KnownHosts(l.KnownHosts); err != nil {
-		return nil, fmt.Errorf("no home directory for known hosts: %w; give --known-hosts FILE", err)
+	p, err := l.person(target.User, target.Address)
+	if err != nil {
+		return nil, err
 	}
 	if cfg.State, err = l.stateDir(); err != nil {
 		return nil, err

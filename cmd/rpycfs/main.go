@@ -37,7 +37,9 @@ type commandLine struct {
 	Version kong.VersionFlag `help:"Print version and requirements, and exit."`
 	Chat    chatCommands     `cmd:"" help:"Talk with the users of a server."`
 	Passwd  passwd           `cmd:"" help:"Keep the users file of a server."`
+	Status  statusOf         `cmd:"" help:"Tell how mounts are: whether they are connected, and what they have done."`
 	Sync    sync             `cmd:"" help:"Wait until all that was written to a mount is on the server's disk."`
+	Watch   watchOf          `cmd:"" help:"Print what happens in a directory of a server, without a mount."`
 }
 
 // environment is what a command works with.
@@ -63,6 +65,11 @@ type failure struct {
 
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
+
+// ended is a failure of which standard output has told: an exit code.
+type ended int
+
+func (e ended) Error() string { return fmt.Sprintf("ended with %d", int(e)) }
 
 // run does what the arguments say and returns the exit code: 0, 1 when it
 // failed, 2 when the arguments make no sense.
@@ -92,6 +99,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	env := &environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}
 	if err := command.Run(env); err != nil {
+		var told ended
+		if errors.As(err, &told) {
+			return int(told)
+		}
 		env.warn("%w", err)
 		return exitCode(err)
 	}

@@ -19,6 +19,19 @@ func (p *Path) Handle() (KernelHandle, error) {
 	return kernelHandle(p.fd, "", unix.AT_EMPTY_PATH)
 }
 
+const atHandleFID = 0x200 // AT_HANDLE_FID of name_to_handle_at(2)
+
+// EventHandle returns the handle that fanotify(7) knows p by. It is the kernel
+// handle where there is one; elsewhere (overlays, Linux 6.5) it can be compared
+// but not opened.
+func (p *Path) EventHandle() (KernelHandle, error) {
+	h, err := p.Handle()
+	if err == unix.EOPNOTSUPP {
+		return kernelHandle(p.fd, "", unix.AT_EMPTY_PATH|atHandleFID)
+	}
+	return h, err
+}
+
 // HandleAt returns the kernel handle of entry name of directory p.
 func (p *Path) HandleAt(name string) (KernelHandle, error) {
 	if err := checkName(name); err != nil {

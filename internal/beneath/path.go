@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -94,10 +95,17 @@ func checkName(name string) error {
 }
 
 func openat(dir int, name string, flags int, mode uint32) (fd int, err error) {
-	err = retry(func() error {
-		fd, err = unix.Openat(dir, name, flags, mode)
-		return err
-	})
+	// EWOULDBLOCK: somebody has a lease on the file, for a moment if it is HasWriters.
+	for range 20 {
+		err = retry(func() error {
+			fd, err = unix.Openat(dir, name, flags, mode)
+			return err
+		})
+		if err != unix.EWOULDBLOCK {
+			break
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
 	return fd, err
 }
 

@@ -11,7 +11,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // FSType is the type of our mounts in the mount table.
@@ -26,6 +30,7 @@ type Mount struct {
 	Point  string // absolute path in this process's root
 	Type   string
 	Source string
+	Owner  uint32 // user_id of a FUSE mount: who made it; 0 for others
 }
 
 // List returns the mounts that this process sees, in the order in which they
@@ -58,9 +63,24 @@ func parse(r io.Reader) ([]Mount, error) {
 		if sep < 0 || len(f) < sep+3 {
 			return nil, fmt.Errorf("mountinfo: malformed line %q", lines.Text())
 		}
-		list = append(list, Mount{Dev: f[2], Point: unescape(f[4]), Type: f[sep+1], Source: unescape(f[sep+2])})
+		m := Mount{Dev: f[2], Point: unescape(f[4]), Type: f[sep+1], Source: unescape(f[sep+2])}
+		if len(f) > sep+3 {
+			m.Owner = owner(f[sep+3])
+		}
+		list = append(list, m)
 	}
 	return list, lines.Err()
+}
+
+// owner finds user_id= among the options of a super block.
+func owner(options string) uint32 {
+	for o := range strings.SplitSeq(options, ",") {
+		if id, ok := strings.CutPrefix(o, "user_id="); ok {
+			n, _ := strconv.ParseUint(id, 10, 32)
+			return uint32(n)
+		}
+	}
+	return 0
 }
 
 // unescape undoes the kernel's octal escapes of blank, tab, newline and "\".
@@ -103,28 +123,63 @@ func Find(target string) (Mount, error) {
 	if err != nil {
 		return Mount{}, err
 	}
-	return find(list, target, spellings(target))
+	return find(list, target, spellings(list, target))
 }
 
-// spellings returns the paths that target may have in the mount table. Only the
-// directory above it is resolved: resolving the last component would look into
-// the mount.
-func spellings(target string) []string {
-	abs, err := filepath.Abs(target)
-	if err != nil {
-		return nil
-	}
-	paths := []string{abs}
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
-		paths = append(paths, filepath.Join(dir, filepath.Base(abs)))
-	}
-	if link, err := os.Readlink(abs); err == nil {
-		if !filepath.IsAbs(link) {
-			link = filepath.Join(filepath.Dir(abs), link)
+// spellings returns the paths that target may have in the mount table: as it was
+// given, and with its symbolic links resolved.
+func spellings(list []Mount, target string) []string {
+	abs := filepath.Clean(target)
+	if !filepath.IsAbs(abs) {
+		dir, err := unix.Getwd() // os.Getwd looks at the directory, which may lie in the mount
+		if err != nil {
+			return nil
 		}
-		paths = append(paths, filepath.Clean(link))
+		abs = filepath.Join(dir, abs)
 	}
-	return paths
+	if real, ok := resolve(list, abs); ok {
+		return []string{abs, real}
+	}
+	return []string{abs}
+}
+
+// maxLinks is how many symbolic links the kernel follows in a path.
+const maxLinks = 40
+
+// resolve follows the symbolic links of an absolute path. It looks into no mount
+// of ours: at one it is at the end, or gives up.
+func resolve(list []Mount, path string) (string, bool) {
+	at, left, links := "/", split(path), 0
+	for len(left) > 0 {
+		name := left[0]
+		left = left[1:]
+		if name == ".." {
+			at = filepath.Dir(at)
+			continue
+		}
+		next := filepath.Join(at, name)
+		if slices.ContainsFunc(list, func(m Mount) bool { return m.Type == FSType && m.Point == next }) {
+			return next, len(left) == 0
+		}
+		link, err := os.Readlink(next)
+		if err != nil {
+			at = next
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", false
+		}
+		if filepath.IsAbs(link) {
+			at = "/"
+		}
+		left = slices.Concat(split(link), left)
+	}
+	return at, true
+}
+
+// split returns the components of a path.
+func split(path string) []string {
+	return slices.DeleteFunc(strings.Split(path, "/"), func(name string) bool { return name == "" || name == "." })
 }
 
 func find(list []Mount, target string, points []string) (Mount, error) {

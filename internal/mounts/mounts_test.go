@@ -14,7 +14,7 @@ import (
 )
 
 const table = `22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-40 22 0:39 / /mnt/a\040b rw,nosuid,nodev - fuse.rpycfs host:/x rw,user_id=0
+40 22 0:39 / /mnt/a\040b rw,nosuid,nodev - fuse.rpycfs host:/x rw,user_id=1000,group_id=0
 41 22 0:40 / /mnt/two rw shared:3 master:1 - fuse.rpycfs host:/y rw
 42 22 0:41 / /mnt/two rw - fuse.rpycfs host:/y rw
 43 22 0:42 / /mnt/other rw - tmpfs tmpfs rw
@@ -25,7 +25,7 @@ func TestParse(t *testing.T) {
 	if err != nil || len(list) != 5 {
 		t.Fatalf("%v, %v", list, err)
 	}
-	if want := (Mount{"0:39", "/mnt/a b", FSType, "host:/x"}); !reflect.DeepEqual(list[1], want) {
+	if want := (Mount{"0:39", "/mnt/a b", FSType, "host:/x", 1000}); !reflect.DeepEqual(list[1], want) {
 		t.Errorf("%+v, want %+v", list[1], want)
 	}
 	for _, line := range []string{"x\n", "1 2 3:4 / /p rw shared:1 ext4 dev\n", "1 2 3:4 / /p rw - ext4\n"} {
@@ -135,5 +135,42 @@ func TestRecord(t *testing.T) {
 	remove()
 	if _, err := Server("999:999"); !errors.Is(err, ErrNoProcess) {
 		t.Errorf("after removal: %v", err)
+	}
+}
+
+// TestSpellings: symbolic links are followed up to a mount of ours and never
+// within: what lies there is not looked at.
+func TestSpellings(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"real/mnt/sub", "real/plain"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range map[string]string{"link": "real/mnt", "up": "real/../link", "abs": dir + "/link", "loop": "loop", "real/mnt/inside": "../plain"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(filepath.Join(dir, "real"))
+	list := []Mount{{Dev: "0:1", Point: dir + "/real/mnt", Type: FSType}}
+	for target, want := range map[string]string{
+		dir + "/real/mnt": "real/mnt", dir + "/link": "real/mnt", dir + "/up": "real/mnt", dir + "/abs/": "real/mnt",
+		"mnt": "real/mnt", "./mnt/.": "real/mnt", "../link": "real/mnt", ".": "real", "missing": "real/missing",
+		dir + "/link/inside": "", dir + "/real/mnt/sub": "", dir + "/loop": "",
+	} {
+		got := spellings(list, target)
+		if want == "" && len(got) == 1 {
+			continue
+		}
+		if want == "" || len(got) != 2 || got[1] != filepath.Join(dir, want) {
+			t.Errorf("%s: %q, want %q", target, got, want)
+		}
+	}
+	if _, err := find(list, "mnt", spellings(list, "mnt")); err != nil {
+		t.Error(err)
 	}
 }

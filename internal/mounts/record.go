@@ -23,7 +23,8 @@ import (
 //	/tmp/rpycfs-UID/0:53                               where there is no such directory
 //
 // A record of root's is believed by everybody; one of another user's only by
-// that user, as the directory is theirs alone.
+// that user, as the directory is theirs alone. The socket on which that process
+// answers lies beside it.
 
 // rootDir holds the records of mounts made by root.
 const rootDir = "/run/rpycfs"
@@ -31,25 +32,26 @@ const rootDir = "/run/rpycfs"
 // recordDirs are where this user's records may be, the best first. umount(8)
 // starts its helpers without most of the environment.
 func recordDirs() (dirs []string) {
-	uid := os.Geteuid()
+	uid := uint32(os.Geteuid())
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && uid != 0 {
+		dirs = append(dirs, filepath.Join(dir, "rpycfs"))
+	}
+	return append(dirs, usualDirs(uid)...)
+}
+
+// usualDirs are recordDirs of any user, without what only that user's environment
+// tells.
+func usualDirs(uid uint32) []string {
 	if uid == 0 {
 		return []string{rootDir}
 	}
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-		dirs = append(dirs, filepath.Join(dir, "rpycfs"))
-	}
-	return append(dirs, fmt.Sprintf("/run/user/%d/rpycfs", uid), fmt.Sprintf("/tmp/rpycfs-%d", uid))
+	return []string{fmt.Sprintf("/run/user/%d/rpycfs", uid), fmt.Sprintf("/tmp/rpycfs-%d", uid)}
 }
 
 // Record notes that this process serves the mount with device dev. The function
 // returned takes the note away.
 func Record(dev string) (remove func(), err error) {
-	var dir string
-	for _, dir = range recordDirs() {
-		if err = ownDir(dir); err == nil {
-			break
-		}
-	}
+	dir, err := ownDir()
 	if err != nil {
 		return nil, err
 	}
@@ -70,8 +72,18 @@ func Record(dev string) (remove func(), err error) {
 	return func() { os.Remove(path) }, nil
 }
 
-// ownDir makes the directory if need be and refuses one that others can write.
-func ownDir(dir string) error {
+// ownDir returns the first of recordDirs that can be used.
+func ownDir() (dir string, err error) {
+	for _, dir = range recordDirs() {
+		if err = makeDir(dir); err == nil {
+			return dir, nil
+		}
+	}
+	return "", err
+}
+
+// makeDir makes the directory if need be and refuses one that others can write.
+func makeDir(dir string) error {
 	mode := os.FileMode(0o700)
 	if dir == rootDir {
 		mode = 0o755

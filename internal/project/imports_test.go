@@ -23,7 +23,7 @@ var mayImport = map[string][]string{
 	"fsproto":           {"rpc"},
 	"client":            {"auth", "rpc", "fsproto", "internal/bufconn"},
 	"rpycfsd":           {"auth", "rpc", "fsproto", "rpycfsd/...", "chat/service", "chat/store", "internal/bufconn", "internal/identity"},
-	"rpycfsd/export":    {"rpc", "fsproto", "internal/beneath", "internal/identity", "internal/idname"},
+	"rpycfsd/export":    {"rpc", "fsproto", "internal/beneath", "internal/fsevents", "internal/identity", "internal/idname"},
 	"chat":              {"auth", "client", "rpc", "chat/chatproto", "chat/e2ee", "chat/local", "chat/query"},
 	"chat/chatproto":    {"rpc"},
 	"chat/e2ee":         {"rpc", "chat/chatproto"},
@@ -32,15 +32,18 @@ var mayImport = map[string][]string{
 	"chat/service":      {"rpc", "chat/chatproto", "chat/store"},
 	"chat/store":        {"rpc", "chat/chatproto"},
 	"mount":             {"auth", "client", "rpc", "fsproto", "internal/idname", "internal/mounts"},
+	"watch":             {"auth", "client", "rpc", "fsproto"},
 	"internal/beneath":  {},
 	"internal/bufconn":  {},
 	"internal/chatui":   {"chat", "chat/chatproto", "internal/clean"},
 	"internal/clean":    {},
+	"internal/fsevents": {"internal/beneath"},
 	"internal/identity": {},
 	"internal/idname":   {},
 	"internal/login":    {"auth", "client", "internal/mountopt"},
 	"internal/mountopt": {"fsproto"},
 	"internal/mounts":   {},
+	"internal/status":   {"mount", "internal/mounts"},
 	"internal/version":  {},
 }
 
@@ -48,7 +51,7 @@ var mayImport = map[string][]string{
 const commands = "cmd/"
 
 // testOnly packages are imported by tests, or run by the Makefile.
-var testOnly = []string{"e2e", "examples", "internal/conformance", "internal/project", "internal/protodoc", "rpc/rpctest", "tools"}
+var testOnly = []string{"e2e", "examples", "internal/conformance", "internal/history", "internal/project", "internal/protodoc", "rpc/rpctest", "tools"}
 
 type listed struct {
 	ImportPath string

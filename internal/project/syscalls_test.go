@@ -12,10 +12,10 @@ import (
 	"testing"
 )
 
-// served are the directories whose code handles names that a client sent. In
-// them only internal/beneath may make a system call that takes a path: it
-// resolves names below a root descriptor and follows no symbolic link.
-var served = []string{"rpycfsd/export"}
+// served are the directories whose code handles objects of the exported tree. For
+// them only internal/beneath may make a system call that takes a path: it resolves
+// names below a root descriptor and follows no symbolic link.
+var served = []string{"rpycfsd/export", "internal/fsevents"}
 
 // pathCalls match functions of os, path/filepath, syscall and x/sys/unix that
 // resolve a path.
@@ -26,7 +26,7 @@ var pathCalls = map[string]*regexp.Regexp{
 	"unix":     unixPathCalls,
 }
 
-var unixPathCalls = regexp.MustCompile(`^((Open|Mkdir|Mknod|Unlink|Rename|Link|Symlink|Readlink|Fstat|Fchmod|Fchown|Faccess|UtimesNano)(at|At)2?|Open|Creat|Mkdir|Mknod|Rmdir|Unlink|Rename|Link|Symlink|Readlink|Stat|Lstat|Statfs|Access|Chmod|Chown|Lchown|Truncate|Utime\w*|Chdir|Chroot|L?(Get|Set|List|Remove)xattr|NameToHandleAt|OpenByHandleAt|Renameat2|Statx|Faccessat2|Openat2|Inotify\w+|FanotifyMark|Syscall\w*|RawSyscall\w*)$`)
+var unixPathCalls = regexp.MustCompile(`^((Open|Mkdir|Mknod|Unlink|Rename|Link|Symlink|Readlink|Fstat|Fchmod|Fchown|Faccess|UtimesNano)(at|At)2?|Open|Creat|Mkdir|Mknod|Rmdir|Unlink|Rename|Link|Symlink|Readlink|Stat|Lstat|Statfs|Access|Chmod|Chown|Lchown|Truncate|Utime\w*|Chdir|Chroot|L?(Get|Set|List|Remove)xattr|NameToHandleAt|OpenByHandleAt|Renameat2|Statx|Faccessat2|Openat2|InotifyAddWatch|FanotifyMark|Syscall\w*|RawSyscall\w*)$`)
 
 func TestOnlyBeneathTakesPaths(t *testing.T) {
 	files := 0

@@ -105,7 +105,7 @@ func (e *Export) expect(n *node, p *beneath.Path) (*beneath.Path, error) {
 
 // hold returns the node with an identity if it has a descriptor, which is
 // acquired, and remembers the name. Otherwise it returns nil.
-func (e *Export) hold(id ident, at hint) *node {
+func (e *Export) hold(id ident, at hint, links uint32) *node {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := e.nodes[id]
@@ -113,7 +113,7 @@ func (e *Export) hold(id ident, at hint) *node {
 		return nil
 	}
 	e.take(n)
-	return e.metLocked(id, at)
+	return e.metLocked(id, at, links)
 }
 
 // install makes p the descriptor of n and counts the caller as a user. If n got
@@ -152,7 +152,7 @@ func (e *Export) release(n *node) {
 		n.place = e.idle.PushFront(n)
 	}
 	unused := e.drop(n)
-	closing := append(e.evict(), unused)
+	closing := append(e.evict(), unused...)
 	e.mu.Unlock()
 	closeAll(closing)
 }
@@ -190,6 +190,7 @@ func (e *Export) sweepIdle() {
 			return
 		case now := <-tick.C:
 			e.closeIdle(now.Add(-idleAfter))
+			e.unwatchEnded()
 		}
 	}
 }

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 
 // env is an exported directory and a client of it over a connection.
 type env struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	e      *Export
 	s      *Session
@@ -39,7 +39,7 @@ var lastNumber atomic.Uint64
 func newNode() fsproto.Node     { return fsproto.Node(lastNumber.Add(1) | fsproto.ClientChosen) }
 func newHandle() fsproto.Handle { return fsproto.Handle(lastNumber.Add(1)) }
 
-func openExport(t *testing.T, cfg Config) *Export {
+func openExport(t testing.TB, cfg Config) *Export {
 	t.Helper()
 	e, err := Open(cfg)
 	must(t, err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/rpc"
+	"github.com/rpycfs/rpycfs/rpc/rpctest"
 	"golang.org/x/sys/unix"
 )
 
@@ -174,7 +175,7 @@ func escape(t *testing.T, runAs uint8, ops int) {
 	must(t, err)
 	t.Cleanup(s.Close)
 	h := &hostile{
-		t: t, s: s, peer: rpc.NewPeer(rpc.Config{}), outside: inodes, creds: []uint32{0, 0, 0, 1, 2},
+		t: t, s: s, peer: calledBack(t), outside: inodes, creds: []uint32{0, 0, 0, 1, 2},
 		nodes: make([]fsproto.Node, 32), handles: make([]fsproto.FileHandle, 8), ok: map[string]int{},
 	}
 	h.nodes[0] = root
@@ -376,4 +377,12 @@ func TestOtherFileSystem(t *testing.T) {
 	s := v.session(Identity{})
 	o := &env{t: t, e: v.e, s: s, client: connect(t, s)}
 	fail(o, fsproto.Attach, fsproto.AttachReq{Path: []string{"proc", "self"}}, syscall.EXDEV)
+}
+
+// calledBack returns a peer whose other side answers recalls.
+func calledBack(t *testing.T) *rpc.Peer {
+	var mux rpc.Mux
+	rpc.Handle(&mux, fsproto.Recall, func(context.Context, *rpc.Request, *fsproto.RecallReq, *fsproto.Empty) error { return nil })
+	peer, _ := rpctest.Pair(t, nil, &mux)
+	return peer
 }

@@ -22,12 +22,13 @@
 //
 // # Locks
 //
-// In order: Session.mu, Export.mu. Both guard memory only: no system call is
-// made under them. handle.pos orders the calls that move an open file's position
+// In order: Session.mu, Export.mu, leases.mu; watches.mu, watch.mu. They guard memory only: no system
+// call is made under them. handle.pos orders the calls that move an open file's position
 // (appends, seeks, listings) and is held across them, alone. lockTable.mu is one
 // file's: it is held across the calls that lock the file in the kernel, which do
 // not wait. Under it Export.mu, sessionLocks.mu and lockGraph.mu are taken, alone
-// and for memory only; it is never taken under any other.
+// and for memory only; it is never taken under any other. watches.tree is held across
+// the calls that follow directories, before watches.mu.
 package export
 
 import (
@@ -44,6 +45,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/fsevents"
 	"github.com/rpycfs/rpycfs/internal/identity"
 	"github.com/rpycfs/rpycfs/internal/idname"
 	"golang.org/x/sys/unix"
@@ -72,6 +74,15 @@ type Config struct {
 	// Descriptors bounds the cache of descriptors to nodes that no call uses,
 	// default a quarter of RLIMIT_NOFILE, at most MaxDescriptors.
 	Descriptors int
+	// MaxLeases bounds the leases of one session, default DefaultLeases.
+	MaxLeases int
+	// MaxWatches bounds the watches of one user, default DefaultWatches.
+	MaxWatches int
+
+	// For tests.
+	recallTimeout time.Duration   // 0: the constant
+	maxTracked    int             // 0: the constant
+	events        fsevents.Method // how to learn of changes; None: the best way
 }
 
 // Limits and their defaults.
@@ -113,13 +124,23 @@ type Export struct {
 
 	foreign   atomic.Int64 // queued locks that local programs are in the way of
 	lockGraph lockGraph
+	leases    leases
+	watcher   *fsevents.Watcher
+	piecemeal bool       // it watches what it is told to, not everything
+	watching  sync.Mutex // held by what begins or ends to watch; Export.mu is taken under it
+	refused   sync.Once  // for the log: something could not be watched
+	watches   watches
 
 	stop chan struct{}
 	done sync.WaitGroup
 
-	mu    sync.Mutex
-	nodes map[ident]*node
-	idle  list.List // of *node with a descriptor that nobody uses, the latest first
+	mu      sync.Mutex
+	nodes   map[ident]*node
+	objects map[fsevents.Object]*node // that are watched
+	ended   []fsevents.Object         // piecemeal: whose nodes are gone, to be unwatched
+	left    []*node                   // piecemeal: directories to give a reference back of
+	byName  map[hint]*node            // piecemeal: by the names that they were found by last
+	idle    list.List                 // of *node with a descriptor that nobody uses, the latest first
 }
 
 // Open prepares the export of a directory. Errors are one line for the operator.
@@ -131,12 +152,18 @@ func Open(cfg Config) (*Export, error) {
 	cfg.MaxNodes = cmp.Or(cfg.MaxNodes, DefaultNodes)
 	cfg.MaxHandles = cmp.Or(cfg.MaxHandles, limit/8)
 	cfg.MaxLocks = cmp.Or(cfg.MaxLocks, DefaultLocks)
+	cfg.MaxLeases = cmp.Or(cfg.MaxLeases, DefaultLeases)
+	cfg.recallTimeout = cmp.Or(cfg.recallTimeout, recallTimeout)
+	cfg.MaxWatches = cmp.Or(cfg.MaxWatches, DefaultWatches)
+	cfg.maxTracked = cmp.Or(cfg.maxTracked, maxTracked)
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
-		owners: idname.New(), nodes: make(map[ident]*node), stop: make(chan struct{}),
+		owners: idname.New(), nodes: make(map[ident]*node), objects: make(map[fsevents.Object]*node), byName: make(map[hint]*node), stop: make(chan struct{}),
 		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
+		leases:    leases{max: cfg.MaxLeases, within: cfg.recallTimeout, clock: 1, sessions: make(map[*Session]struct{})},
 	}
+	e.watches.init(e)
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -148,11 +175,13 @@ func Open(cfg Config) (*Export, error) {
 	}
 	if err := e.openPool(); err != nil {
 		e.release(e.root)
+		e.watcher.Close()
 		e.rootDir.Close()
 		return nil, err
 	}
-	e.done.Add(1)
+	e.done.Add(2)
 	go e.sweepIdle()
+	go e.sweepStores()
 	return e, nil
 }
 
@@ -221,8 +250,17 @@ func (e *Export) setRoot(p *beneath.Path) error {
 	if e.rootDir, err = p.OpenDir(); err != nil {
 		return err
 	}
+	if err := e.watchChanges(p); err != nil {
+		e.rootDir.Close()
+		return err
+	}
 	e.root = &node{id: id, kind: unix.S_IFDIR, refs: 1}
+	e.mu.Lock()
 	e.nodes[id] = e.root
+	if kernel, err := p.Handle(); err == nil {
+		e.watch(e.root, kernel)
+	}
+	e.mu.Unlock()
 	e.install(e.root, p)
 	return nil
 }
@@ -235,7 +273,9 @@ func (e *Export) Close() error {
 	if e.pool != nil {
 		e.pool.Close()
 	}
+	e.watcher.Close() // what it tells of needs the root
 	e.release(e.root)
+	e.unwatchEnded()
 	e.rootDir.Close()
 	e.mu.Lock()
 	left := len(e.nodes)

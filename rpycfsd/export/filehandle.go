@@ -164,10 +164,26 @@ func (o object) handleAt(name string) handleFunc {
 	return func() (beneath.KernelHandle, error) { return o.p.HandleAt(name) }
 }
 
+// handleOf is handleAt for an entry that was seen with attributes st. ESTALE if it is
+// another one by now.
+func (o object) handleOf(name string, st *beneath.Stat) handleFunc {
+	return func() (beneath.KernelHandle, error) {
+		h, err := o.p.HandleAt(name)
+		if err != nil {
+			return h, err
+		}
+		now, err := o.p.StatAt(name)
+		if err == nil && (now.Ino != st.Ino || now.Btime != st.Btime) {
+			err = syscall.ESTALE
+		}
+		return h, err
+	}
+}
+
 // enter makes entry name of directory d, whose attributes are st, known to the
 // session.
 func (s *Session) enter(d object, name string, st *beneath.Stat, chosen fsproto.Node, force bool, en *fsproto.Entry) error {
-	n, err := s.e.intern(st, hint{d.n.id, name}, d.handleAt(name))
+	n, err := s.e.intern(st, hint{d.n.id, name}, d.handleOf(name, st))
 	if err != nil {
 		return err
 	}
@@ -189,7 +205,7 @@ func (s *Session) enterHeld(d object, name string, en *fsproto.Entry) error {
 	if err != nil {
 		return err
 	}
-	n := s.e.hold(id, at)
+	n := s.e.hold(id, at, st.Nlink)
 	if n == nil {
 		p, err := d.p.Walk(name)
 		if isErrno(err, syscall.EMFILE, syscall.ENFILE) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/identity"
@@ -43,12 +44,29 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		}
 		defer s.end()
 		as, err := s.admit(&op.Info, w[0], r, req)
+		var c *change
+		if err == nil && op.Access != rpc.Query && !s.readOnly {
+			c, err = s.beginChange(ctx, req)
+		}
+		defer c.end()
+		if err == nil {
+			s.cover(req)
+		}
+		var d doing
+		if err == nil && op.Access != rpc.Query {
+			d = s.doing(req)
+		}
+		began := s.e.leases.now()
 		switch {
 		case err != nil:
 		case as == nil:
 			err = serve(s, call{r, nil}, req, res)
 		default:
 			err = s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as}, req, res) })
+		}
+		if err == nil {
+			s.grantAll(began, c != nil, req, res)
+			d.done(res)
 		}
 		if err != nil {
 			s.report(op.Name, err)
@@ -77,6 +95,8 @@ var methods = []method{
 	define(fsproto.Cred, (*Session).cred, asDaemon),
 	define(fsproto.Names, (*Session).names, asDaemon),
 	define(fsproto.IDs, (*Session).ids, asDaemon),
+	define(fsproto.Leases, (*Session).leases, asDaemon),
+	define(fsproto.Watch, (*Session).watch),
 	define(fsproto.Lookup, (*Session).lookup),
 	define(fsproto.Getattr, (*Session).getattr, asDaemon),
 	define(fsproto.Setattr, (*Session).setattr, asOpener),
@@ -119,9 +139,10 @@ func (s *Session) Register(mux *rpc.Mux) {
 	}
 }
 
-// begin counts a call, unless it comes too late. It ends with end.
+// begin counts a call, unless it comes too late. It ends with end. A fenced session
+// has to know that it is, first.
 func (s *Session) begin(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
+	if err := s.awaitFence(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -140,11 +161,29 @@ func (s *Session) begin(ctx context.Context) error {
 func (s *Session) admit(op *rpc.Info, w whose, r *rpc.Request, req any) (*identity.ID, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	early := op.Number == fsproto.Attach.Number || op.Number == fsproto.Cred.Number
+	early := op.Number == fsproto.Attach.Number || op.Number == fsproto.Cred.Number || op.Number == fsproto.Watch.Number
 	if s.top == nil && !early {
 		return nil, fmt.Errorf("%s before attach: %w", op.Name, syscall.ESTALE)
 	}
 	return s.rights(w, r.Cred, req)
+}
+
+// awaitFence returns when the session knows that it has lost its leases, if it has.
+func (s *Session) awaitFence(ctx context.Context) error {
+	fenced := s.fencedFrom()
+	if fenced == nil {
+		return ctx.Err()
+	}
+	late := time.NewTimer(fenceTimeout)
+	defer late.Stop()
+	select {
+	case <-fenced:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-late.C:
+		return fmt.Errorf("the client has not answered that it lost its leases: %w", syscall.EIO)
+	}
 }
 
 // refuse returns why a change is not made on a read-only export: EROFS, but

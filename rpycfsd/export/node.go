@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/fsevents"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,6 +36,7 @@ type node struct {
 	id     ident
 	kind   uint32               // type bits of the mode
 	kernel beneath.KernelHandle // of a directory, with privilege
+	object fsevents.Object      // what events call it; "": they do not tell of it
 
 	refs  int           // sessions that know it, calls and open files that use it
 	hints []hint        // the latest first
@@ -43,6 +45,8 @@ type node struct {
 	users int           // of path: calls and open files; all are counted in refs
 	used  time.Time     // when users last became 0
 	place *list.Element // in Export.idle: path is set and users is 0
+
+	leased // guarded by leases.mu
 }
 
 func (n *node) isDir() bool { return n.kind == unix.S_IFDIR }
@@ -78,36 +82,42 @@ func (e *Export) intern(st *beneath.Stat, at hint, get handleFunc) (*node, error
 	if err != nil {
 		return nil, err
 	}
-	if n := e.met(id, at); n != nil {
+	if n := e.met(id, at, st.Nlink); n != nil {
 		return n, nil
 	}
 	n := &node{id: id, kind: uint32(st.Mode) & unix.S_IFMT}
+	kernel, err := get()
+	if err != nil && !isErrno(err, unix.EOPNOTSUPP, unix.EOVERFLOW) {
+		return nil, err
+	}
 	if n.isDir() && e.priv.ByHandle {
-		if n.kernel, err = get(); err != nil && !isErrno(err, unix.EOPNOTSUPP, unix.EOVERFLOW) {
-			return nil, err
-		}
+		n.kernel = kernel
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.nodes[id] == nil {
 		e.nodes[id] = n
+		e.leases.known(n)
+		e.watch(n, kernel)
+		e.enclose(n, at, st.Nlink)
 	}
-	return e.metLocked(id, at), nil
+	return e.metLocked(id, at, st.Nlink), nil
 }
 
 // met returns the node with an identity, a reference for the caller taken and
-// the name remembered, or nil.
-func (e *Export) met(id ident, at hint) *node {
+// the name remembered, or nil. It has so many links.
+func (e *Export) met(id ident, at hint, links uint32) *node {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.metLocked(id, at)
+	return e.metLocked(id, at, links)
 }
 
-func (e *Export) metLocked(id ident, at hint) *node {
+func (e *Export) metLocked(id ident, at hint, links uint32) *node {
 	n := e.nodes[id]
 	if n != nil {
 		n.refs++
-		n.named(at)
+		e.name(n, at)
+		e.found(n, at, links)
 	}
 	return n
 }
@@ -133,29 +143,37 @@ func (e *Export) keep(n *node) {
 // unref gives a reference back.
 func (e *Export) unref(n *node) {
 	e.mu.Lock()
-	p := e.drop(n)
+	unused := e.drop(n)
 	e.mu.Unlock()
-	if p != nil {
-		p.Close()
-	}
+	closeAll(unused)
 }
 
 // drop gives a reference back with mu held, and returns what is to be closed.
-func (e *Export) drop(n *node) *beneath.Path {
+func (e *Export) drop(n *node) []*beneath.Path {
 	if n.refs--; n.refs > 0 {
 		return nil
 	}
 	delete(e.nodes, n.id)
-	return e.forgetPath(n)
+	e.unwatch(n)
+	e.leases.dropped(n)
+	for _, at := range n.hints {
+		e.unname(n, at)
+	}
+	unused := []*beneath.Path{e.forgetPath(n)}
+	if n.in != nil {
+		unused = append(unused, e.drop(n.in)...)
+	}
+	return unused
 }
 
-// named puts a name in front of the hints; Export.mu is held.
-func (n *node) named(h hint) {
+// name puts a name in front of the hints; mu is held.
+func (e *Export) name(n *node, h hint) {
 	if h.name == "" || (len(n.hints) > 0 && n.hints[0] == h) {
 		return
 	}
 	n.unnamed(h)
 	if len(n.hints) == maxHints {
+		e.unname(n, n.hints[maxHints-1])
 		n.hints = n.hints[:maxHints-1]
 	}
 	n.hints = slices.Insert(n.hints, 0, h)
@@ -179,13 +197,14 @@ func (e *Export) renamed(id ident, from, to hint) {
 	defer e.mu.Unlock()
 	if n := e.nodes[id]; n != nil {
 		n.unnamed(from)
-		n.named(to)
+		e.name(n, to)
+		e.moved(n, from, to)
 	}
 }
 
 // remember notes a name of n.
 func (e *Export) remember(n *node, at hint) {
 	e.mu.Lock()
-	n.named(at)
+	e.name(n, at)
 	e.mu.Unlock()
 }

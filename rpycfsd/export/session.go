@@ -30,7 +30,7 @@ type Identity struct {
 //	NewSession ──▶ detached ──attach──▶ attached ──Close──▶ closed
 //	                  └──────────────Close──────────────────▶
 //
-// Before attach only attach and cred are answered, after Close nothing is.
+// Before attach only attach, cred and watch are answered, after Close nothing is.
 type Session struct {
 	e        *Export
 	id       Identity
@@ -50,19 +50,26 @@ type Session struct {
 	handles map[fsproto.Handle]*handle
 	creds   map[uint32]*identity.ID
 
-	locks sessionLocks
+	locks   sessionLocks
+	recalls recaller
+
+	pumps     sync.WaitGroup // of its watches
+	unwatched bool           // there will be no more; guarded by watches.mu
 }
 
 // ref is what a session knows of a node. It exists while the session has a
-// number for the node or has it open. n never changes, the others are guarded
+// number for the node or has it open. s and n never change, the others are guarded
 // by Session.mu.
 type ref struct {
+	s       *Session
 	n       *node
 	main    fsproto.Node   // the number that replies use; 0: none
 	aliases []fsproto.Node // numbers of the client's choice beside main
 	opens   int            // handles
 	checked time.Time      // when it was last known to be beneath the root
 	fh      fsproto.FileHandle
+
+	lease // guarded by leases.mu
 }
 
 // number is what a node number stands for, and the stamp of the last reply that
@@ -170,8 +177,12 @@ func (s *Session) Close() {
 	idle := s.calls == 0
 	s.mu.Unlock()
 	s.locks.close()
+	s.closeRecalls()
+	s.closeWatches()
 	for _, h := range closing {
+		d := s.closing(h)
 		s.finish(h)
+		d.done(nil)
 	}
 	for _, n := range nodes {
 		s.e.unref(n)
@@ -239,7 +250,7 @@ func (s *Session) setTop(n *node) error {
 		return syscall.EBUSY
 	}
 	s.e.keep(n)
-	s.top = &ref{n: n, main: fsproto.RootNode}
+	s.top = &ref{s: s, n: n, main: fsproto.RootNode}
 	s.refs[n] = s.top
 	s.numbers[fsproto.RootNode] = &number{r: s.top}
 	return nil
@@ -259,7 +270,7 @@ func (s *Session) introduce(n *node, st *beneath.Stat, chosen fsproto.Node, chec
 		if len(s.refs) >= s.e.cfg.MaxNodes && !force {
 			return syscall.ENFILE
 		}
-		r = &ref{n: n}
+		r = &ref{s: s, n: n}
 		s.refs[n] = r
 		s.e.keep(n)
 	}
@@ -350,6 +361,7 @@ func (s *Session) dropRef(r *ref) []*node {
 		return nil
 	}
 	delete(s.refs, r.n)
+	s.e.leases.forget(r)
 	return []*node{r.n}
 }
 

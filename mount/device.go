@@ -1,0 +1,158 @@
+package mount
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/rpycfs/rpycfs/internal/mounts"
+)
+
+// device is the kernel's end of a mount. It is kept beside go-fuse's own descriptor
+// for notifications that go-fuse has no call for.
+type device struct {
+	fd      int
+	noEpoch atomic.Bool // the kernel has refused one
+}
+
+// attachDevice puts the file system into the mount table at dir and returns the
+// descriptor that its requests come from.
+func (fs *FS) attachDevice(dir string, opts *fuse.MountOptions) (fd int, err error) {
+	if fs.cfg.Fusermount {
+		return viaFusermount(dir, fs.deviceOptions(opts))
+	}
+	st, err := os.Stat(dir)
+	if err != nil {
+		return -1, err
+	}
+	if fd, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return -1, fmt.Errorf("open /dev/fuse: %w", err)
+	}
+	data := []string{
+		"fd=" + strconv.Itoa(fd), "rootmode=" + strconv.FormatUint(uint64(st.Sys().(*syscall.Stat_t).Mode&syscall.S_IFMT), 8),
+		"user_id=" + strconv.Itoa(os.Geteuid()), "group_id=" + strconv.Itoa(os.Getegid()),
+		"max_read=" + strconv.Itoa(opts.MaxWrite),
+	}
+	data = append(data, opts.Options...)
+	if opts.AllowOther {
+		data = append(data, "allow_other")
+	}
+	if err := unix.Mount(opts.FsName, dir, mounts.FSType, fs.cfg.Flags, strings.Join(data, ",")); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// deviceOptions are the options for fusermount3, which tells commas apart by
+// backslashes.
+func (fs *FS) deviceOptions(opts *fuse.MountOptions) string {
+	list := append(fusermountOptions(fs.cfg.Flags), opts.Options...)
+	if opts.AllowOther {
+		list = append(list, "allow_other")
+	}
+	list = append(list, "fsname="+opts.FsName, "subtype="+opts.Name, "max_read="+strconv.Itoa(opts.MaxWrite))
+	for i, o := range list {
+		list[i] = strings.NewReplacer(`\`, `\\`, `,`, `\,`).Replace(o)
+	}
+	return strings.Join(list, ",")
+}
+
+// viaFusermount mounts through the set-uid helper, which opens /dev/fuse and sends
+// the descriptor over a socket (fusermount3(1), _FUSE_COMMFD). What it has to say on
+// stderr becomes the error.
+func viaFusermount(dir, options string) (fd int, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "fusermount"), os.NewFile(uintptr(pair[1]), "fusermount")
+	defer ours.Close()
+	defer theirs.Close()
+	cmd := exec.Command("fusermount3", "-o", options, "--", dir)
+	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
+	cmd.ExtraFiles = []*os.File{theirs}
+	var said bytes.Buffer
+	cmd.Stderr = &limited{w: &said, left: 4096}
+	if err := cmd.Run(); err != nil {
+		if text := strings.TrimSpace(said.String()); text != "" {
+			return -1, errors.New(strings.ReplaceAll(text, "\n", "; "))
+		}
+		return -1, err
+	}
+	theirs.Close()
+	return receiveFD(pair[0])
+}
+
+// limited passes on what fits and swallows the rest.
+type limited struct {
+	w    io.Writer
+	left int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	n := min(len(p), l.left)
+	l.left -= n
+	l.w.Write(p[:n])
+	return len(p), nil
+}
+
+// receiveFD takes one descriptor out of a message.
+func receiveFD(socket int) (int, error) {
+	var data [1]byte
+	control := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(socket, data[:], control, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fusermount3: no descriptor: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err != nil || len(messages) != 1 {
+		return -1, fmt.Errorf("fusermount3: no descriptor in its message: %w", errors.Join(err, syscall.EPROTO))
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return -1, fmt.Errorf("fusermount3: no descriptor in its message: %w", errors.Join(err, syscall.EPROTO))
+	}
+	return fds[0], nil
+}
+
+// newDevice keeps a descriptor of the device that fd is.
+func newDevice(fd int) (*device, error) {
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	return &device{fd: own}, err
+}
+
+func (d *device) close() {
+	if d != nil {
+		unix.Close(d.fd)
+	}
+}
+
+// epochs reports whether the kernel is believed to know epochs.
+func (d *device) epochs() bool { return !d.noEpoch.Load() }
+
+// incEpoch makes the kernel ask again for every name that it knows, at its next use.
+// It takes no lock there (FUSE_NOTIFY_INC_EPOCH, Linux 6.16). It reports whether the
+// kernel does that.
+func (d *device) incEpoch() bool {
+	const notifyIncEpoch = 8
+	var msg [16]byte // fuse_out_header: length, code, no request
+	binary.NativeEndian.PutUint32(msg[0:], uint32(len(msg)))
+	binary.NativeEndian.PutUint32(msg[4:], notifyIncEpoch)
+	_, err := unix.Write(d.fd, msg[:])
+	if err == unix.EINVAL {
+		d.noEpoch.Store(true)
+	}
+	return err == nil
+}

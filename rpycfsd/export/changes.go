@@ -1,0 +1,275 @@
+package export
+
+import (
+	"context"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+)
+
+// What operations change, and of which nodes their replies tell: both stand here,
+// and only here, so that no handler can forget a lease.
+
+const (
+	recallWhole = fsproto.RecallAttr | fsproto.RecallData
+	recallAttr  = fsproto.RecallAttr
+)
+
+// beginChange enters what a request is going to change, and returns when no other
+// session has a lease on it any more. nil if it changes nothing. What cannot be
+// found, the handler will not find either.
+func (s *Session) beginChange(ctx context.Context, req any) (*change, error) {
+	c := &change{s: s}
+	switch req := req.(type) {
+	case *fsproto.SetattrReq:
+		what := recallAttr
+		if req.Mask&fsproto.SetSize != 0 {
+			what = recallWhole
+		}
+		c.node(req.Node, what, "")
+	case *fsproto.OpenReq:
+		if req.Flags&fsproto.OpenTruncate != 0 {
+			c.node(req.Node, recallWhole, "")
+		}
+	case *fsproto.CreateReq:
+		c.node(req.Parent, recallAttr, req.Name)
+		if req.Flags&fsproto.OpenTruncate != 0 {
+			c.entry(req.Parent, req.Name, recallWhole)
+		}
+	case *fsproto.MkdirReq:
+		c.node(req.Parent, recallAttr, req.Name)
+	case *fsproto.MknodReq:
+		c.node(req.Parent, recallAttr, req.Name)
+	case *fsproto.SymlinkReq:
+		c.node(req.Parent, recallAttr, req.Name)
+	case *fsproto.LinkReq:
+		c.node(req.Parent, recallAttr, req.Name)
+		c.node(req.Node, recallAttr, "")
+	case *fsproto.UnlinkReq:
+		c.node(req.Parent, recallAttr, req.Name)
+		c.entry(req.Parent, req.Name, recallAttr)
+	case *fsproto.RenameReq:
+		c.node(req.Parent, recallAttr, req.Name)
+		c.node(req.NewParent, recallAttr, req.NewName)
+		c.entry(req.Parent, req.Name, recallAttr)
+		c.entry(req.NewParent, req.NewName, recallAttr)
+	case *fsproto.WriteReq:
+		c.file(req.Handle, recallWhole)
+	case *fsproto.FallocateReq:
+		c.file(req.Handle, recallWhole)
+	case *fsproto.CopyReq:
+		c.file(req.To, recallWhole)
+	case *fsproto.SetxattrReq:
+		c.node(req.Node, recallAttr, "")
+	case *fsproto.RemovexattrReq:
+		c.node(req.Node, recallAttr, "")
+	}
+	if len(c.touched) == 0 {
+		return nil, nil
+	}
+	if err := s.e.leases.await(ctx, s.e.leases.begin(c)); err != nil {
+		c.end()
+		return nil, err
+	}
+	return c, nil
+}
+
+// end ends a change; nil is none.
+func (c *change) end() {
+	if c == nil {
+		return
+	}
+	waits := c.s.e.leases.finish(c)
+	c.s.e.leases.await(c.s.leaseContext(), waits) // ends with the session at the latest
+	for _, t := range c.touched {
+		c.s.e.unref(t.n)
+	}
+}
+
+// node adds a node by its number.
+func (c *change) node(num fsproto.Node, what uint8, name string) {
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if entry := s.numbers[num]; entry != nil && !s.closed {
+		c.add(entry.r, what, name)
+	}
+}
+
+// file adds the node of an open file.
+func (c *change) file(num fsproto.Handle, what uint8) {
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.handles[num]; h != nil {
+		c.add(h.r, what, "")
+	}
+}
+
+// add adds a node that the session knows, whose mu is held.
+func (c *change) add(r *ref, what uint8, name string) {
+	c.s.e.keep(r.n)
+	c.touched = append(c.touched, touched{n: r.n, own: r, what: what, name: name})
+}
+
+// entry adds the node behind a name, if any session knows it.
+func (c *change) entry(parent fsproto.Node, name string, what uint8) {
+	s := c.s
+	d, err := s.dir(parent)
+	if err != nil {
+		return
+	}
+	defer d.done()
+	st, err := d.p.StatAt(name)
+	if err != nil || s.e.within(&st) != nil {
+		return
+	}
+	id, err := identOf(&st, d.handleAt(name))
+	if err != nil {
+		return
+	}
+	n := s.e.find(id)
+	if n == nil {
+		return
+	}
+	s.mu.Lock()
+	own := s.refs[n]
+	s.mu.Unlock()
+	c.touched = append(c.touched, touched{n: n, own: own, what: what})
+}
+
+// grantAll gives leases on the nodes that a reply tells of, as they were since the
+// clock began.
+func (s *Session) grantAll(began uint64, changes bool, req, res any) {
+	g := granter{s: s, began: began, changes: changes}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.e.leases.mu.Lock()
+	defer s.e.leases.mu.Unlock()
+	if !s.recalls.granting() {
+		return
+	}
+	switch res := res.(type) {
+	case *fsproto.AttrRes:
+		switch req := req.(type) {
+		case *fsproto.GetattrReq:
+			if h := s.handles[req.Handle]; h == nil || h.r.main == req.Node {
+				g.give(req.Node, &res.Attr)
+			}
+		case *fsproto.ReadReq:
+			if h := s.handles[req.Handle]; h != nil {
+				g.give(h.r.main, &res.Attr)
+			}
+		case *fsproto.SetattrReq:
+			g.give(req.Node, &res.Attr)
+		case *fsproto.AccessReq:
+			g.give(req.Node, &res.Attr)
+		case *fsproto.OpenReq:
+			g.give(req.Node, &res.Attr)
+		case *fsproto.SetxattrReq:
+			g.give(req.Node, &res.Attr)
+		case *fsproto.RemovexattrReq:
+			g.give(req.Node, &res.Attr)
+		}
+	case *fsproto.LookupRes:
+		g.give(req.(*fsproto.LookupReq).Parent, &res.Parent)
+		if res.Exists {
+			g.give(res.Entry.Node, &res.Entry.Attr)
+		}
+	case *fsproto.CreateRes:
+		g.give(parentOf(req), &res.Parent)
+		g.give(res.Entry.Node, &res.Entry.Attr)
+	case *fsproto.ReaddirRes:
+		if h := s.handles[req.(*fsproto.ReaddirReq).Handle]; h != nil {
+			g.give(h.r.main, &res.Dir)
+		}
+		for i := range res.Entries {
+			if e := &res.Entries[i]; e.Known {
+				g.give(e.Entry.Node, &e.Entry.Attr)
+			}
+		}
+	case *fsproto.WriteRes:
+		if h := s.handles[req.(*fsproto.WriteReq).Handle]; h != nil {
+			g.give(h.r.main, &res.Attr)
+		}
+	case *fsproto.UnlinkRes:
+		g.give(req.(*fsproto.UnlinkReq).Parent, &res.Parent)
+		g.give(res.Node, &res.Attr)
+	case *fsproto.RenameRes:
+		req := req.(*fsproto.RenameReq)
+		g.give(req.Parent, &res.Parent)
+		g.give(req.NewParent, &res.NewParent)
+		g.give(res.Node, &res.Attr)
+		g.give(res.Replaced, &res.ReplacedAttr)
+	case *fsproto.ReadlinkRes:
+		g.give(req.(*fsproto.ReadlinkReq).Node, &res.Attr)
+	case *fsproto.XattrRes:
+		g.give(req.(*fsproto.GetxattrReq).Node, &res.Attr)
+	case *fsproto.ListxattrRes:
+		g.give(req.(*fsproto.NodeReq).Node, &res.Attr)
+	}
+}
+
+// parentOf returns the directory in which a request makes an entry; 0: none.
+func parentOf(req any) fsproto.Node {
+	switch req := req.(type) {
+	case *fsproto.CreateReq:
+		return req.Parent
+	case *fsproto.MkdirReq:
+		return req.Parent
+	case *fsproto.MknodReq:
+		return req.Parent
+	case *fsproto.SymlinkReq:
+		return req.Parent
+	case *fsproto.LinkReq:
+		return req.Parent
+	}
+	return 0
+}
+
+// coveredBy returns the nodes that a request names: who asks for something in a
+// directory, or about a node, is told of it in the reply.
+func coveredBy(req any) []fsproto.Node {
+	switch req := req.(type) {
+	case *fsproto.LookupReq:
+		return []fsproto.Node{req.Parent}
+	case *fsproto.GetattrReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.SetattrReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.AccessReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.OpenReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.NodeReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.GetxattrReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.SetxattrReq:
+		return []fsproto.Node{req.Node}
+	case *fsproto.UnlinkReq:
+		return []fsproto.Node{req.Parent}
+	case *fsproto.LinkReq:
+		return []fsproto.Node{req.Parent, req.Node}
+	case *fsproto.RenameReq:
+		return []fsproto.Node{req.Parent, req.NewParent}
+	}
+	if parent := parentOf(req); parent != 0 {
+		return []fsproto.Node{parent}
+	}
+	return nil
+}
+
+type granter struct {
+	s       *Session
+	began   uint64
+	changes bool
+}
+
+// give gives a lease, if it can be had, on a node that replies call by this number.
+func (g *granter) give(num fsproto.Node, a *fsproto.Attr) {
+	entry := g.s.numbers[num]
+	if entry == nil || entry.r.main != num {
+		return
+	}
+	a.Lease = g.s.e.leases.grant(entry.r, num, g.began, g.changes)
+}

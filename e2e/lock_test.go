@@ -342,8 +342,10 @@ func TestLockCut(t *testing.T) {
 	p.block(true)
 	b.want("ok", "setlkw x w 5 5")
 	p.block(false)
-	a.want("EIO", "read x")
-	a.want("EIO", "setlk x w 30 39")
+	a.want("EIO", "setlk x w 30 39") // it is back
+	if !eventually(10*time.Second, func() bool { return a.do("read x") == "EIO" }) {
+		t.Error("a file that has lost its locks can be read")
+	}
 	other.want("ok 0", "read x")
 	a.want("ok", "close x")
 	a.want("ok", "open x %d %s", os.O_RDWR, filepath.Join(w.a, "f"))

@@ -14,7 +14,7 @@ var (
 	Cred    = rpc.Define[CredReq, Empty](0x0103, "cred", rpc.State)
 	Names   = rpc.Define[NamesReq, NamesRes](0x0104, "names", rpc.Query)
 	IDs     = rpc.Define[IDsReq, IDsRes](0x0105, "ids", rpc.Query)
-	Leases  = rpc.Define[Empty, LeasesRes](0x0106, "leases", rpc.State)
+	Leases  = rpc.Define[LeasesReq, LeasesRes](0x0106, "leases", rpc.State)
 
 	Lookup   = rpc.Define[LookupReq, LookupRes](0x0110, "lookup", rpc.Query)
 	Getattr  = rpc.Define[GetattrReq, AttrRes](0x0111, "getattr", rpc.Query)
@@ -59,6 +59,7 @@ var (
 	LkGranted = rpc.Define[LkGrantedReq, Empty](0x0170, "lk_granted", rpc.State, rpc.Quick)
 	LocksLost = rpc.Define[LocksLostReq, Empty](0x0171, "locks_lost", rpc.State, rpc.Quick)
 	Recall    = rpc.Define[RecallReq, Empty](0x0172, "recall", rpc.Query)
+	Events    = rpc.Define[EventsReq, Empty](0x0173, "events", rpc.State, rpc.Quick)
 )
 
 // ServerCalls reports whether it is the server that calls the operation with

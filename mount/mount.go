@@ -172,7 +172,7 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 		fs.locks = newLockKeeper(fs.guard)
 	}
 	var res fsproto.LeasesRes
-	switch err := rpc.Call(ctx, fs.peer, fsproto.Leases, &fsproto.Empty{}, &res); {
+	switch err := rpc.Call(ctx, fs.peer, fsproto.Leases, &fsproto.LeasesReq{}, &res); {
 	case errors.Is(err, rpc.ErrNoMethod):
 		fs.callbacks.serve(fs)
 		return nil // a daemon of before leases

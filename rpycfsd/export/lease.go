@@ -161,6 +161,15 @@ type change struct {
 	s       *Session
 	touched []touched
 	skipped []*ref // that were not called back because of a change of their own
+
+	// For telling the others (notice.go). References are held as long as touched has
+	// them; nil is not known.
+	dir, newDir *node
+	name        string // in dir
+	subject     *node  // what it happens to
+	kind        uint32 // type bits of its mode, if there was an entry
+	replaced    *node  // by a rename
+	made        bool   // a create has made a file
 }
 
 // touched is what a change does to a node: Recall… bits, and to a directory's entry.
@@ -233,8 +242,9 @@ func (l *leases) finish(c *change) (waits []*recall) {
 	return waits
 }
 
-// foreign tells of a change that was made on the server, by none of the sessions.
-func (l *leases) foreign(n *node, what uint8, name string) {
+// foreign tells of a change that was made on the server, by none of the sessions. It
+// returns the recalls that it causes.
+func (l *leases) foreign(n *node, what uint8, name string) (waits []*recall) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.clock++
@@ -243,8 +253,11 @@ func (l *leases) foreign(n *node, what uint8, name string) {
 	}
 	n.changed = l.clock
 	for i := len(n.holders) - 1; i >= 0; i-- {
-		l.recall(n.holders[i], what, name)
+		if w := l.recall(n.holders[i], what, name); w != nil {
+			waits = append(waits, w)
+		}
 	}
+	return waits
 }
 
 // known sets what a node that has just become known has to be believed to have been
@@ -277,5 +290,6 @@ func (l *leases) overflow() {
 	l.all = l.clock
 	for s := range l.sessions {
 		l.fence(s)
+		s.notices.lost = s.notices.wanted
 	}
 }

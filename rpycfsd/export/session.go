@@ -52,6 +52,7 @@ type Session struct {
 
 	locks   sessionLocks
 	recalls recaller
+	notices notices // guarded by leases.mu
 }
 
 // ref is what a session knows of a node. It exists while the session has a

@@ -134,10 +134,10 @@ func (e *Export) tellForeign(ev *fsevents.Event, at, to place, target *node, wai
 		switch {
 		case k.kind == fsevents.Rename:
 			h.to = to
-		case at.name == "" && target != nil && k.what != fsproto.EventDelete:
+		case at.name == "" && target != nil && target.isDir() && k.what != fsproto.EventDelete:
 			h.at = e.placesOf(target)
 		case at.name == "":
-			h.at = nil
+			h.at = nil // who watches the directory is not told of the number of links either
 		}
 		e.tellOthers(nil, &h, waits)
 	}

@@ -256,7 +256,7 @@ func (c *change) tell(req, res any) {
 	}
 	c.s.e.tellOthers(c.s, h, nil)
 	if _, ok := req.(*fsproto.LinkReq); ok && h.node != nil {
-		c.s.e.tellOthers(c.s, &happening{what: fsproto.EventAttrib, at: c.s.e.placesOf(h.node), node: h.node}, nil)
+		c.s.e.tellOthers(c.s, &happening{what: fsproto.EventAttrib, node: h.node}, nil) // its number of links
 	}
 }
 

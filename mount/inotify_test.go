@@ -1,0 +1,208 @@
+package mount_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// watcher reads what inotify(7) tells of directories and files.
+type watcher struct {
+	*world
+	fd    int
+	names map[int32]string // of the watches
+	moves map[uint32]int   // numbers for cookies, in their order
+}
+
+const watchAll = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_CLOSE_WRITE | unix.IN_ATTRIB | unix.IN_DELETE |
+	unix.IN_DELETE_SELF | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_MOVE_SELF
+
+// watch watches names below dir; "" is dir itself.
+func (w *world) watch(dir string, names ...string) *watcher {
+	w.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	w.ok(err)
+	w.Cleanup(func() { unix.Close(fd) })
+	v := &watcher{world: w, fd: fd, names: make(map[int32]string), moves: make(map[uint32]int)}
+	for _, name := range names {
+		wd, err := unix.InotifyAddWatch(fd, dir+"/"+name, watchAll)
+		w.ok(err)
+		v.names[int32(wd)] = name
+	}
+	return v
+}
+
+var maskNames = []struct {
+	bit  uint32
+	name string
+}{
+	{unix.IN_CREATE, "create"}, {unix.IN_MODIFY, "modify"}, {unix.IN_CLOSE_WRITE, "close"}, {unix.IN_ATTRIB, "attrib"},
+	{unix.IN_DELETE, "delete"}, {unix.IN_DELETE_SELF, "delete self"}, {unix.IN_MOVED_FROM, "from"}, {unix.IN_MOVED_TO, "to"},
+	{unix.IN_MOVE_SELF, "move self"}, {unix.IN_IGNORED, "ignored"}, {unix.IN_Q_OVERFLOW, "overflow"},
+}
+
+// read returns the events that are there now, one a string.
+func (v *watcher) read() (events []string) {
+	v.Helper()
+	buf := make([]byte, 64<<10)
+	n, err := unix.Read(v.fd, buf)
+	if err == unix.EAGAIN {
+		return nil
+	}
+	v.ok(err)
+	for b := buf[:n]; len(b) > 0; {
+		wd, mask := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:])
+		cookie, size := binary.NativeEndian.Uint32(b[8:]), binary.NativeEndian.Uint32(b[12:])
+		name := string(bytes.TrimRight(b[16:16+size], "\x00"))
+		b = b[16+size:]
+		for _, m := range maskNames {
+			if mask&m.bit == 0 {
+				continue
+			}
+			text := fmt.Sprintf("%s: %s %s", v.names[wd], m.name, name)
+			if mask&unix.IN_ISDIR != 0 {
+				text += "/"
+			}
+			if cookie != 0 {
+				if v.moves[cookie] == 0 {
+					v.moves[cookie] = len(v.moves) + 1
+				}
+				text += fmt.Sprintf(" #%d", v.moves[cookie])
+			}
+			events = append(events, text)
+		}
+	}
+	return events
+}
+
+// until reads events up to one that contains text.
+func (v *watcher) until(text string) (events []string) {
+	v.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		events = append(events, v.read()...)
+		if slices.ContainsFunc(events, func(e string) bool { return strings.Contains(e, text) }) {
+			return events
+		}
+	}
+	v.Fatalf("no event %q came, but\n%s", text, strings.Join(events, "\n"))
+	return nil
+}
+
+// changeScript is what happens in a directory that is watched, as are "sub", "file" and
+// "doomed" in it. "outside" is watched by nobody.
+var changeScript = []struct {
+	what string
+	do   func(dir string) error
+}{
+	{"create", func(d string) error { return os.WriteFile(d+"/new", nil, 0o644) }},
+	{"write", func(d string) error { return os.WriteFile(d+"/file", []byte("other content"), 0o644) }},
+	{"append", func(d string) error {
+		return withFile(d+"/sub/deep", unix.O_WRONLY|unix.O_APPEND, func(fd int) error { _, err := unix.Write(fd, []byte("x")); return err })
+	}},
+	{"truncate", func(d string) error { return os.Truncate(d+"/file", 3) }},
+	{"chmod", func(d string) error { return os.Chmod(d+"/file", 0o600) }},
+	{"times", func(d string) error { return os.Chtimes(d+"/new", time.Unix(1, 0), time.Unix(2, 0)) }},
+	{"chmod directory", func(d string) error { return os.Chmod(d+"/sub", 0o700) }},
+	{"mkdir", func(d string) error { return os.Mkdir(d+"/dir", 0o755) }},
+	{"symlink", func(d string) error { return os.Symlink("nowhere", d+"/link") }},
+	{"fifo", func(d string) error { return unix.Mkfifo(d+"/fifo", 0o600) }},
+	{"link", func(d string) error { return os.Link(d+"/new", d+"/sub/hard") }},
+	{"rename", func(d string) error { return os.Rename(d+"/new", d+"/renamed") }},
+	{"rename into", func(d string) error { return os.Rename(d+"/renamed", d+"/sub/renamed") }},
+	{"rename directory", func(d string) error { return os.Rename(d+"/dir", d+"/dir2") }},
+	{"rename over", func(d string) error { return os.Rename(d+"/sub/renamed", d+"/doomed") }},
+	{"rename watched", func(d string) error { return os.Rename(d+"/file", d+"/file2") }},
+	{"move in", func(d string) error { return os.Rename(d+"/outside/in", d+"/in") }},
+	{"move out", func(d string) error { return os.Rename(d+"/in", d+"/outside/in") }},
+	{"exchange", func(d string) error {
+		return unix.Renameat2(unix.AT_FDCWD, d+"/link", unix.AT_FDCWD, d+"/fifo", unix.RENAME_EXCHANGE)
+	}},
+	{"unlink", func(d string) error { return os.Remove(d + "/link") }},
+	{"rmdir", func(d string) error { return os.Remove(d + "/dir2") }},
+	{"unlink watched", func(d string) error { return os.Remove(d + "/file2") }},
+	{"empty sub", func(d string) error { os.Remove(d + "/sub/hard"); return os.Remove(d + "/sub/deep") }},
+	{"rmdir watched", func(d string) error { return os.Remove(d + "/sub") }},
+	{"end", func(d string) error { return os.Mkdir(d+"/the end", 0o755) }},
+}
+
+// scene makes what the script needs.
+func (w *world) scene(dir string) {
+	w.Helper()
+	for _, d := range []string{"", "/sub", "/outside"} {
+		w.ok(os.MkdirAll(dir+d, 0o755))
+	}
+	for _, f := range []string{"/file", "/doomed", "/sub/deep", "/outside/in"} {
+		w.ok(os.WriteFile(dir+f, []byte("content"), 0o644))
+	}
+}
+
+// runScript makes the changes in dir and returns the events of each, as seen in seen.
+func (w *world) runScript(dir, seen string) map[string][]string {
+	w.Helper()
+	v := w.watch(seen, "", "sub", "file", "doomed")
+	got := make(map[string][]string)
+	for i, c := range changeScript {
+		if err := c.do(dir); err != nil {
+			w.Fatalf("%s: %v", c.what, err)
+		}
+		// A mark tells that all before it has come.
+		mark := fmt.Sprintf("mark %d", i)
+		w.ok(os.Mkdir(dir+"/"+mark, 0o755))
+		for _, e := range v.until(": create " + mark) {
+			if !strings.Contains(e, "mark ") {
+				got[c.what] = append(got[c.what], strings.TrimSpace(e))
+			}
+		}
+	}
+	return got
+}
+
+func (w *world) compareScripts(want, got map[string][]string, differs map[string][]string) {
+	w.Helper()
+	for _, c := range changeScript {
+		want, got := slices.Clone(want[c.what]), got[c.what]
+		if d, ok := differs[c.what]; ok {
+			want = d
+		}
+		byWatch := func(a, b string) int {
+			a, _, _ = strings.Cut(a, ":")
+			b, _, _ = strings.Cut(b, ":")
+			return strings.Compare(a, b)
+		}
+		slices.SortStableFunc(want, byWatch)
+		sorted := slices.Clone(got)
+		slices.SortStableFunc(sorted, byWatch)
+		if !slices.Equal(want, sorted) {
+			w.Errorf("%s: events\n\t%s\nwant\n\t%s", c.what, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+		}
+	}
+}
+
+func TestInotify(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w, first, second := twoMounts(t)
+	local := w.tmp + "/local"
+	w.scene(local)
+	want := w.runScript(local, local)
+	t.Run("other client", func(t *testing.T) {
+		w.scene(second + "/a")
+		w.compareScripts(want, w.runScript(second+"/a", first+"/a"), nil)
+	})
+	t.Run("server", func(t *testing.T) {
+		w.scene(w.export + "/b")
+		w.compareScripts(want, w.runScript(w.export+"/b", first+"/b"), nil)
+	})
+	t.Run("own", func(t *testing.T) {
+		w.scene(first + "/c")
+		w.compareScripts(want, w.runScript(first+"/c", first+"/c"), nil)
+	})
+}

@@ -43,7 +43,8 @@ func (c injecting) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse
 		return fuse.EIO
 	}
 	c.show(j.node, j.attr)
-	c.fillAttrOut(out, j.node, j.attr, true)
+	c.leases.keep(j.node, j.attr, j.clock)
+	c.fillAttrOut(out, j.node, j.attr, false)
 	return fuse.OK
 }
 

@@ -121,7 +121,7 @@ func (j *injection) lookup(dir fsproto.Node, name string, out *fuse.EntryOut) (s
 		if s.entry == nil {
 			return fuse.ENOENT, true
 		}
-		return j.by.fs.reveal(s, out), true
+		return j.by.fs.reveal(s, out, true), true
 	}
 	return fuse.EIO, !j.walking
 }
@@ -152,7 +152,11 @@ func (j *injection) making(kind requestKind, dir uint64, name string, out *fuse.
 	if !j.change(kind, entryName{fsproto.Node(dir), name}) {
 		return fuse.EIO
 	}
-	return j.by.fs.reveal(j.made, out)
+	if j.made.keep {
+		e := j.made.entry
+		j.by.fs.leases.keep(e.Node, &e.Attr, j.clock)
+	}
+	return j.by.fs.reveal(j.made, out, false)
 }
 
 // removing answers a request that removes one.
@@ -179,8 +183,8 @@ func (j *injection) itself(kind requestKind, node uint64) bool {
 	return true
 }
 
-// reveal fills in what the kernel is told of a name.
-func (fs *FS) reveal(s *shown, out *fuse.EntryOut) fuse.Status {
+// reveal fills in what the kernel is told of a name; for asked see fillEntry.
+func (fs *FS) reveal(s *shown, out *fuse.EntryOut, asked bool) fuse.Status {
 	e := s.entry
 	if !s.unknown && !fs.nodes.again(e.Node) {
 		return fuse.EIO
@@ -188,7 +192,7 @@ func (fs *FS) reveal(s *shown, out *fuse.EntryOut) fuse.Status {
 	if s.keep {
 		fs.nodes.looked(e.Node)
 		fs.show(e.Node, &e.Attr)
-		fs.fillEntry(out, e, true, fs.nameTimeout(fs.entryTimeout, s.dir, s.name, s.lease), 0)
+		fs.fillEntry(out, e, asked, fs.nameTimeout(fs.entryTimeout, s.dir, s.name, s.lease), 0)
 		return fuse.OK
 	}
 	if !s.unknown {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +23,7 @@ import (
 // process it sees, an ordinary user those of the own programs.
 
 const (
-	// scanShare is the part of the time that may go into looking for watches, while
+	// scanShare is the part of a processor's time that may go into looking for watches, while
 	// changes of what nobody watches come in.
 	scanShare = 1. / 25
 	// scanAgain is for how long a watch is believed to be there.
@@ -60,7 +61,10 @@ func (w *watches) any(nodes ...fsproto.Node) bool {
 
 // look finds out what is watched now.
 func (w *watches) look() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	w.began = time.Now()
+	used := threadTime()
 	w.nodes = make(map[fsproto.Node]struct{})
 	for _, pid := range numbers("/proc") {
 		fds := "/proc/" + pid + "/fd/"
@@ -72,8 +76,17 @@ func (w *watches) look() {
 			}
 		}
 	}
-	took := time.Since(w.began)
-	w.next = time.Now().Add(min(longestPause, time.Duration(float64(took)/scanShare)))
+	used = threadTime() - used
+	w.next = time.Now().Add(min(longestPause, time.Duration(float64(used)/scanShare)))
+}
+
+// threadTime returns what this thread has used of a processor.
+func threadTime() time.Duration {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_THREAD, &r); err != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 // numbers returns the entries of a directory that are numbers; none if it cannot be

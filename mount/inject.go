@@ -156,6 +156,7 @@ func (in *injector) run() {
 		if !ok {
 			return
 		}
+		in.follow(&q.event)
 		if !in.watched(&q) {
 			continue
 		}
@@ -169,6 +170,20 @@ func (in *injector) run() {
 			in.lost.Add(1)
 			in.log.Debug("a change elsewhere cannot be told to who watches", "what", q.event.What, "name", q.event.Name, "err", err)
 		}
+	}
+}
+
+// follow notes where a rename has put what is known here, watched or not: a directory
+// is found by its name again when the kernel has dropped it.
+func (in *injector) follow(e *fsproto.Event) {
+	if e.What != fsproto.EventRename {
+		return
+	}
+	if e.Node != 0 && e.NewDir != 0 {
+		in.fs.nodes.moved(e.Node, e.NewDir, e.NewName)
+	}
+	if e.Exchange && e.Replaced != 0 && e.Dir != 0 {
+		in.fs.nodes.moved(e.Replaced, e.Dir, e.Name)
 	}
 }
 

@@ -171,7 +171,9 @@ func (in *injector) openRoot() (fd int, err error) {
 }
 
 // openDir opens a directory that the kernel holds: by its handle, which takes no look-up
-// but privilege, or else by its name.
+// but privilege, or else by its name. What is watched may have lost its name in the
+// kernel's cache, by a recall or for want of memory; then the handle is stale until the
+// name is looked up again.
 func (j *injection) openDir(root int, node fsproto.Node) (int, error) {
 	if node == j.by.void.node {
 		return unix.Openat(root, j.by.void.name, openPath, 0)
@@ -182,7 +184,7 @@ func (j *injection) openDir(root int, node fsproto.Node) (int, error) {
 	}
 	defer unix.Close(mount)
 	fd, err := unix.OpenByHandleAt(mount, handleOf(node), openPath)
-	if err != unix.EPERM {
+	if err != unix.EPERM && err != unix.ESTALE {
 		return fd, err
 	}
 	j.walk(true)

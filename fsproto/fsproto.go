@@ -27,6 +27,7 @@ const (
 	MaxOwnerName  = 256     // name of a user or group
 	MaxRecalls    = 1024    // nodes in one recall
 	MaxRecallName = 64      // names of one directory in one recall
+	MaxEvents     = 256     // changes in one events
 )
 
 // Node numbers name files and directories within one session. 1 is the root

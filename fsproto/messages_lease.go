@@ -22,6 +22,13 @@ const (
 	EventsFanotify              // of the whole file system, or likewise one by one
 )
 
+// LeasesReq asks for leases. With Events the client is told, too, of what others have
+// done in directories and to files that it knows.
+type LeasesReq struct{ Events bool }
+
+// Fields lists the fields of m.
+func (m *LeasesReq) Fields(c *rpc.Codec) { c.Bool(&m.Events) }
+
 // LeasesRes answers that the session gets leases from now on.
 type LeasesRes struct {
 	Events uint8  // Events…

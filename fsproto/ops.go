@@ -14,7 +14,7 @@ var (
 	Cred    = rpc.Define[CredReq, Empty](0x0103, "cred", rpc.State)
 	Names   = rpc.Define[NamesReq, NamesRes](0x0104, "names", rpc.Query)
 	IDs     = rpc.Define[IDsReq, IDsRes](0x0105, "ids", rpc.Query)
-	Leases  = rpc.Define[Empty, LeasesRes](0x0106, "leases", rpc.State)
+	Leases  = rpc.Define[LeasesReq, LeasesRes](0x0106, "leases", rpc.State)
 	Watch   = rpc.Define[WatchReq, WatchRes](0x0107, "watch", rpc.State)
 
 	Lookup   = rpc.Define[LookupReq, LookupRes](0x0110, "lookup", rpc.Query)
@@ -60,6 +60,7 @@ var (
 	LkGranted = rpc.Define[LkGrantedReq, Empty](0x0170, "lk_granted", rpc.State, rpc.Quick)
 	LocksLost = rpc.Define[LocksLostReq, Empty](0x0171, "locks_lost", rpc.State, rpc.Quick)
 	Recall    = rpc.Define[RecallReq, Empty](0x0172, "recall", rpc.Query)
+	Events    = rpc.Define[EventsReq, Empty](0x0174, "events", rpc.State, rpc.Quick)
 
 	// Called by the server on the listener of a watch.
 	WatchEvents = rpc.Define[WatchEventsReq, Empty](0x0173, "watch_events", rpc.State)

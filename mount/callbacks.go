@@ -27,6 +27,7 @@ func NewCallbacks() *Callbacks {
 	rpc.Handle(&c.mux, fsproto.LkGranted, c.lkGranted)
 	rpc.Handle(&c.mux, fsproto.LocksLost, c.locksLost)
 	rpc.Handle(&c.mux, fsproto.Recall, c.recall)
+	rpc.Handle(&c.mux, fsproto.Events, c.events)
 	return c
 }
 
@@ -86,6 +87,13 @@ func (c *Callbacks) locksLost(_ context.Context, _ *rpc.Request, req *fsproto.Lo
 func (c *Callbacks) recall(ctx context.Context, _ *rpc.Request, req *fsproto.RecallReq, _ *fsproto.Empty) error {
 	if fs := c.served(); fs != nil && fs.leases != nil {
 		fs.recall(ctx, req)
+	}
+	return nil
+}
+
+func (c *Callbacks) events(_ context.Context, _ *rpc.Request, req *fsproto.EventsReq, _ *fsproto.Empty) error {
+	if fs := c.served(); fs != nil {
+		fs.inject.add(req)
 	}
 	return nil
 }

@@ -30,6 +30,9 @@ type device struct {
 // descriptor that its requests come from.
 func (fs *FS) attachDevice(dir string, opts *fuse.MountOptions) (fd int, err error) {
 	if fs.cfg.Fusermount {
+		if fs.cfg.Flags&unix.MS_RDONLY != 0 {
+			fs.inject.none("the kernel changes nothing on a mount that is read only")
+		}
 		return viaFusermount(dir, fs.deviceOptions(opts))
 	}
 	st, err := os.Stat(dir)
@@ -48,11 +51,32 @@ func (fs *FS) attachDevice(dir string, opts *fuse.MountOptions) (fd int, err err
 	if opts.AllowOther {
 		data = append(data, "allow_other")
 	}
-	if err := unix.Mount(opts.FsName, dir, mounts.FSType, fs.cfg.Flags, strings.Join(data, ",")); err != nil {
+	if err := fs.mountAt(dir, opts.FsName, strings.Join(data, ",")); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
+}
+
+// mountAt puts the file system into the mount table. If it is to be read only and told
+// of changes, the mount is, which is what programs and the mount table know; the file
+// system is not, or the kernel could not tell of any, but refuses all changes itself
+// (FS.protects).
+func (fs *FS) mountAt(dir, source, data string) error {
+	const readOnly = unix.MS_RDONLY
+	flags := fs.cfg.Flags
+	fs.protects = flags&readOnly != 0 && fs.inject != nil
+	if !fs.protects {
+		return unix.Mount(source, dir, mounts.FSType, flags, data)
+	}
+	if err := unix.Mount(source, dir, mounts.FSType, flags&^readOnly, data); err != nil {
+		return err
+	}
+	if err := unix.Mount("", dir, "", flags|unix.MS_BIND|unix.MS_REMOUNT, ""); err != nil {
+		mounts.Unmount(dir, mounts.UnmountOptions{Lazy: true})
+		return fmt.Errorf("make it read only: %w", err)
+	}
+	return nil
 }
 
 // deviceOptions are the options for fusermount3, which tells commas apart by

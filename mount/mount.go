@@ -72,6 +72,9 @@ type Config struct {
 	// LocalLocks leaves locks to the kernel, and nobody else sees them. It is so
 	// without Callbacks too.
 	LocalLocks bool
+	// NoInotify leaves who watches by inotify(7) without events for what others change.
+	// It is so without Callbacks too.
+	NoInotify bool
 
 	Logger *slog.Logger // nil: slog.Default
 }
@@ -86,6 +89,7 @@ type FS struct {
 	creds              *credentials // nil unless the daemon acts with the caller's rights
 	runAs              uint8        // fsproto.RunAs…
 	readOnly           bool
+	protects           bool // changes are refused here, not by the kernel
 
 	kernelChecks bool // the kernel checks permissions, as it does on a local disk
 	acl          bool // POSIX ACLs are passed on
@@ -109,6 +113,7 @@ type FS struct {
 	epochs    atomic.Uint64 // how often the kernel was made to look up every name anew
 	leases    *leases       // what the daemon promises to call back for
 	callbacks *Callbacks    // nil: the daemon does not call back
+	inject    *injector     // nil: inotify(7) tells of this machine's changes only
 	locks     *lockKeeper   // who may have locks at the daemon
 	guard     *guard        // of names beside locked files
 
@@ -171,9 +176,13 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 		fs.guard = newGuard(max(fs.cfg.EntryTimeout, fs.cfg.AttrTimeout, fs.cfg.NegativeTimeout))
 		fs.locks = newLockKeeper(fs.guard)
 	}
-	var res fsproto.LeasesRes
-	switch err := rpc.Call(ctx, fs.peer, fsproto.Leases, &fsproto.Empty{}, &res); {
+	if !fs.cfg.NoInotify {
+		fs.inject = newInjector(fs)
+	}
+	res, err := fs.askLeases(ctx, fs.inject != nil)
+	switch {
 	case errors.Is(err, rpc.ErrNoMethod):
+		fs.inject = nil
 		fs.callbacks.serve(fs)
 		return nil // a daemon of before leases
 	case err != nil:
@@ -183,6 +192,11 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 	fs.leases.events, fs.leases.why = res.Events, res.Why
 	fs.callbacks.serve(fs)
 	return nil
+}
+
+// askLeases asks for leases, and with events to be told what others have done.
+func (fs *FS) askLeases(ctx context.Context, events bool) (res fsproto.LeasesRes, err error) {
+	return res, rpc.Call(ctx, fs.peer, fsproto.Leases, &fsproto.LeasesReq{Events: events}, &res)
 }
 
 // setRights decides who checks permissions here, which only matters where the
@@ -230,6 +244,7 @@ func (fs *FS) Init(s *fuse.Server) {
 
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
+	fs.inject.stop()
 	if fs.locks != nil {
 		fs.locks.stop()
 	}

@@ -87,6 +87,18 @@ func (t *nodeTable) note(e *fsproto.Entry, parent fsproto.Node, name string) {
 	}
 }
 
+// again adds a reference to a node that the kernel knows. It reports whether it does.
+func (t *nodeTable) again(id fsproto.Node) (known bool) {
+	t.update(id, func(n *node) { n.lookups, known = n.lookups+1, true })
+	return known
+}
+
+// placeOf returns the name that a node was last seen under; "" if none.
+func (t *nodeTable) placeOf(id fsproto.Node) (parent fsproto.Node, name string) {
+	t.update(id, func(n *node) { parent, name = n.parent, n.name })
+	return parent, name
+}
+
 // looked notes that a lookup tells the kernel of a node.
 func (t *nodeTable) looked(id fsproto.Node) {
 	t.update(id, func(n *node) { n.looked = time.Since(t.made) })

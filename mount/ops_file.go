@@ -69,6 +69,9 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	if !st.Ok() {
 		return st
 	}
+	if fs.protects && (flags&fsproto.OpenAccess != fsproto.OpenRead || flags&fsproto.OpenTruncate != 0) {
+		return fuse.EROFS
+	}
 	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
 		flags |= fsproto.OpenKillPriv
 	}

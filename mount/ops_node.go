@@ -25,6 +25,9 @@ func call[Req, Res any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rp
 // callAs makes a call with the credential of whose request it is for, and sees
 // to it that the owners in the reply can be shown.
 func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc.Op[Req, Res], req *Req, res *Res) error {
+	if fs.protects && op.Access == rpc.Change {
+		return syscall.EROFS
+	}
 	cred, err := fs.creds.of(ctx, h)
 	if err != nil {
 		return err
@@ -90,8 +93,8 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 // reference that the kernel takes with it. lease is the one on the directory that the
 // reply tells of.
 func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, asked bool, parent fsproto.Node, name string, lease uint64) fuse.Status {
-	if e.Node == 0 || e.Node == fsproto.RootNode || uint64(e.Node) == ^uint64(0) {
-		return fuse.EIO // not the daemon's to give, or go-fuse's own
+	if !introducible(e.Node) {
+		return fuse.EIO
 	}
 	fs.nodes.note(e, parent, name)
 	fs.trimmer.check()
@@ -102,6 +105,12 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, asked bool, parent
 	fs.show(e.Node, &e.Attr)
 	fs.fillEntry(out, e, asked, fs.nameTimeout(fs.entryTimeout, parent, name, lease), 0)
 	return fuse.OK
+}
+
+// introducible reports whether a number can be a node's that a reply names: others are
+// not the daemon's to give, or go-fuse's own.
+func introducible(n fsproto.Node) bool {
+	return n != 0 && n != fsproto.RootNode && uint64(n) != ^uint64(0)
 }
 
 // Forget takes references of the kernel back.

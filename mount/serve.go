@@ -73,7 +73,7 @@ func (fs *FS) serveDevice(fd int, dir string, opts *fuse.MountOptions) (*fuse.Se
 	}
 	var server *fuse.Server
 	if err == nil {
-		server, err = fuse.NewServer(counted{fs}, "/dev/fd/"+strconv.Itoa(fd), opts)
+		server, err = fuse.NewServer(injecting{counted{fs}}, "/dev/fd/"+strconv.Itoa(fd), opts)
 	}
 	if err != nil {
 		mounts.Unmount(dir, mounts.UnmountOptions{Lazy: true, Fusermount: fs.cfg.Fusermount})
@@ -136,7 +136,10 @@ func (fs *FS) raiseReadAhead(dev string) {
 }
 
 // Serve answers the kernel until the file system is unmounted.
-func (m *Mounted) Serve() { m.server.Serve() }
+func (m *Mounted) Serve() {
+	m.fs.inject.start(m)
+	m.server.Serve()
+}
 
 // Unmount takes the file system out of the mount table. Files that are open
 // keep it alive, until this process ends, only if lazy is set; otherwise it

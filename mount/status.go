@@ -29,6 +29,11 @@ type Status struct {
 	EventsWhy     string `json:"events_why"`    // why in no better way, in the server's words
 	Recalls       uint64 `json:"recalls"`       // nodes of which the server has taken leases back
 	RecalledAll   uint64 `json:"recalled_all"`  // how often it has taken back all
+	// Whether programs that watch by inotify(7) are told of them: "on", or "off" and,
+	// unless it was asked for, ": " and why.
+	Inotify     string `json:"inotify"`
+	InotifyTold uint64 `json:"inotify_told"` // changes that they were told of
+	InotifyLost uint64 `json:"inotify_lost"` // changes that they were not told of, as far as is known
 
 	Requests map[string]RequestStatus `json:"requests"` // of the kernel, by their names in fuse(4)
 	Calls    map[string]CallStatus    `json:"calls"`    // to the server, by operation
@@ -70,11 +75,15 @@ func (fs *FS) Status() Status {
 		BytesRead:     fs.bytesRead.Load(),
 		BytesWritten:  fs.bytesWritten.Load(),
 		Invalidations: fs.invalidations.Load(),
+		Inotify:       fs.inject.state(),
 		Requests:      make(map[string]RequestStatus),
 		Calls:         make(map[string]CallStatus),
 		Served:        make(map[string]ServedStatus),
 	}
 	fs.leases.status(&s)
+	if in := fs.inject; in != nil {
+		s.InotifyTold, s.InotifyLost = in.told.Load(), in.lost.Load()
+	}
 	for kind := range fs.requests {
 		here, called := fs.requests[kind].here.Load(), fs.requests[kind].called.Load()
 		if here+called > 0 {

@@ -32,6 +32,7 @@ type job struct {
 	ACL        *bool
 	AllowOther bool
 	NoLock     bool
+	NoInotify  bool
 	IDs        mount.IDs
 	Fusermount bool
 	Log        string // absolute, or ""
@@ -57,7 +58,7 @@ func prepare(a *mountopt.Args) (*job, error) {
 			Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
 			Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey, Hints: hints,
 		},
-		Timeout: o.Timeout, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock,
+		Timeout: o.Timeout, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock, NoInotify: o.NoInotify,
 		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
 		IDs: mount.IDs{
 			Map: mappings[o.IDMap], LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),

@@ -55,7 +55,7 @@ func (s *serving) mount(ctx context.Context, j *job, calls *mount.Callbacks) err
 	defer cancel()
 	fs, err := mount.Attach(ctx, s.session.Peer(), mount.Config{
 		Path: j.Path, Source: j.Source, IDs: j.IDs, ACL: j.ACL, AllowOther: j.AllowOther,
-		Flags: j.Flags, Fusermount: j.Fusermount, Callbacks: calls, LocalLocks: j.NoLock, Logger: s.log,
+		Flags: j.Flags, Fusermount: j.Fusermount, Callbacks: calls, LocalLocks: j.NoLock, NoInotify: j.NoInotify, Logger: s.log,
 	})
 	if err != nil {
 		return explainAttach(j, err)

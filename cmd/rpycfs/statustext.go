@@ -30,6 +30,7 @@ func statusText(d *status.Document) string {
 	line("  read %s, written %s; open files %d, directories %d; nodes known %d, invalidated %d",
 		size(d.BytesRead), size(d.BytesWritten), d.OpenFiles, d.OpenDirs, d.Nodes, d.Invalidations)
 	line("  %s", leases(d))
+	line("  %s", events(d))
 	for _, name := range slices.Sorted(maps.Keys(d.Served)) {
 		line("  calls of the server: %s %d", name, d.Served[name].Count)
 	}
@@ -50,6 +51,15 @@ func leases(d *status.Document) string {
 	}
 	if d.EventsWhy != "" {
 		text += " (" + d.EventsWhy + ")"
+	}
+	return text
+}
+
+// events tells whether who watches is told of changes made elsewhere.
+func events(d *status.Document) string {
+	text := "inotify events for changes made elsewhere: " + d.Inotify
+	if d.InotifyTold+d.InotifyLost > 0 {
+		text += fmt.Sprintf("; told %d, left out %d", d.InotifyTold, d.InotifyLost)
 	}
 	return text
 }

@@ -33,6 +33,7 @@ options:
   ro, rw             read-only or not
   allow_other        let other users of this machine in
   nolock             locks are seen by programs of this machine only
+  noinotify          no inotify events for what others change
   idmap=HOW          self, raw or name: which owners there are which here
   acl, noacl         pass POSIX ACLs on, or not
   uid=N gid=N        show everything as this owner or group

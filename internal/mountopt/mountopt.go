@@ -119,6 +119,7 @@ type Options struct {
 	ACL        *bool   // pass POSIX ACLs on
 	AllowOther bool
 	NoLock     bool   // locks are local only
+	NoInotify  bool   // inotify(7) tells of this machine's changes only
 	IDMap      string // self, raw or name
 	UID, GID   *uint32
 	Umask      *uint32
@@ -235,6 +236,8 @@ var plain = map[string]func(*Options){
 	"noacl":       func(o *Options) { o.ACL = new(false) },
 	"lock":        func(o *Options) { o.NoLock = false },
 	"nolock":      func(o *Options) { o.NoLock = true },
+	"inotify":     func(o *Options) { o.NoInotify = false },
+	"noinotify":   func(o *Options) { o.NoInotify = true },
 	"allow_other": func(o *Options) { o.AllowOther = true },
 	"foreground":  func(o *Options) { o.Foreground = true },
 

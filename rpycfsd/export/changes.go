@@ -25,43 +25,43 @@ func (s *Session) beginChange(ctx context.Context, req any) (*change, error) {
 		if req.Mask&fsproto.SetSize != 0 {
 			what = recallWhole
 		}
-		c.node(req.Node, what, "")
+		c.subject = c.node(req.Node, what, "")
 	case *fsproto.OpenReq:
 		if req.Flags&fsproto.OpenTruncate != 0 {
-			c.node(req.Node, recallWhole, "")
+			c.subject = c.node(req.Node, recallWhole, "")
 		}
 	case *fsproto.CreateReq:
-		c.node(req.Parent, recallAttr, req.Name)
+		c.dir, c.name = c.node(req.Parent, recallAttr, req.Name), req.Name
 		if req.Flags&fsproto.OpenTruncate != 0 {
-			c.entry(req.Parent, req.Name, recallWhole)
+			c.subject, _ = c.entry(req.Parent, req.Name, recallWhole)
 		}
 	case *fsproto.MkdirReq:
-		c.node(req.Parent, recallAttr, req.Name)
+		c.dir, c.name = c.node(req.Parent, recallAttr, req.Name), req.Name
 	case *fsproto.MknodReq:
-		c.node(req.Parent, recallAttr, req.Name)
+		c.dir, c.name = c.node(req.Parent, recallAttr, req.Name), req.Name
 	case *fsproto.SymlinkReq:
-		c.node(req.Parent, recallAttr, req.Name)
+		c.dir, c.name = c.node(req.Parent, recallAttr, req.Name), req.Name
 	case *fsproto.LinkReq:
-		c.node(req.Parent, recallAttr, req.Name)
-		c.node(req.Node, recallAttr, "")
+		c.dir, c.name = c.node(req.Parent, recallAttr, req.Name), req.Name
+		c.subject = c.node(req.Node, recallAttr, "")
 	case *fsproto.UnlinkReq:
-		c.node(req.Parent, recallAttr, req.Name)
-		c.entry(req.Parent, req.Name, recallAttr)
+		c.dir, c.name = c.node(req.Parent, recallAttr, req.Name), req.Name
+		c.subject, c.kind = c.entry(req.Parent, req.Name, recallAttr)
 	case *fsproto.RenameReq:
-		c.node(req.Parent, recallAttr, req.Name)
-		c.node(req.NewParent, recallAttr, req.NewName)
-		c.entry(req.Parent, req.Name, recallAttr)
-		c.entry(req.NewParent, req.NewName, recallAttr)
+		c.dir, c.name = c.node(req.Parent, recallAttr, req.Name), req.Name
+		c.newDir = c.node(req.NewParent, recallAttr, req.NewName)
+		c.subject, c.kind = c.entry(req.Parent, req.Name, recallAttr)
+		c.replaced, _ = c.entry(req.NewParent, req.NewName, recallAttr)
 	case *fsproto.WriteReq:
-		c.file(req.Handle, recallWhole)
+		c.subject = c.file(req.Handle, recallWhole)
 	case *fsproto.FallocateReq:
-		c.file(req.Handle, recallWhole)
+		c.subject = c.file(req.Handle, recallWhole)
 	case *fsproto.CopyReq:
-		c.file(req.To, recallWhole)
+		c.subject = c.file(req.To, recallWhole)
 	case *fsproto.SetxattrReq:
-		c.node(req.Node, recallAttr, "")
+		c.subject = c.node(req.Node, recallAttr, "")
 	case *fsproto.RemovexattrReq:
-		c.node(req.Node, recallAttr, "")
+		c.subject = c.node(req.Node, recallAttr, "")
 	}
 	if len(c.touched) == 0 {
 		return nil, nil
@@ -85,24 +85,28 @@ func (c *change) end() {
 	}
 }
 
-// node adds a node by its number.
-func (c *change) node(num fsproto.Node, what uint8, name string) {
+// node adds a node by its number, and returns it.
+func (c *change) node(num fsproto.Node, what uint8, name string) *node {
 	s := c.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if entry := s.numbers[num]; entry != nil && !s.closed {
 		c.add(entry.r, what, name)
+		return entry.r.n
 	}
+	return nil
 }
 
-// file adds the node of an open file.
-func (c *change) file(num fsproto.Handle, what uint8) {
+// file adds the node of an open file, and returns it.
+func (c *change) file(num fsproto.Handle, what uint8) *node {
 	s := c.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if h := s.handles[num]; h != nil {
 		c.add(h.r, what, "")
+		return h.r.n
 	}
+	return nil
 }
 
 // add adds a node that the session knows, whose mu is held.
@@ -111,30 +115,32 @@ func (c *change) add(r *ref, what uint8, name string) {
 	c.touched = append(c.touched, touched{n: r.n, own: r, what: what, name: name})
 }
 
-// entry adds the node behind a name, if any session knows it.
-func (c *change) entry(parent fsproto.Node, name string, what uint8) {
+// entry adds the node behind a name, if any session knows it, and returns it. kind are
+// the type bits of its mode, known or not; 0: there is no such entry.
+func (c *change) entry(parent fsproto.Node, name string, what uint8) (n *node, kind uint32) {
 	s := c.s
 	d, err := s.dir(parent)
 	if err != nil {
-		return
+		return nil, 0
 	}
 	defer d.done()
 	st, err := d.p.StatAt(name)
 	if err != nil || s.e.within(&st) != nil {
-		return
+		return nil, 0
 	}
+	kind = uint32(st.Mode) & fsproto.ModeType
 	id, err := identOf(&st, d.handleAt(name))
 	if err != nil {
-		return
+		return nil, kind
 	}
-	n := s.e.find(id)
-	if n == nil {
-		return
+	if n = s.e.find(id); n == nil {
+		return nil, kind
 	}
 	s.mu.Lock()
 	own := s.refs[n]
 	s.mu.Unlock()
 	c.touched = append(c.touched, touched{n: n, own: own, what: what})
+	return n, kind
 }
 
 // grantAll gives leases on the nodes that a reply tells of, as they were since the

@@ -108,7 +108,10 @@ func (s *Session) createOrOpen(c call, d object, req *fsproto.CreateReq) (n *nod
 			f, err = d.p.Create(req.Name, flags, d.mode(req.Mode, req.Umask))
 		}
 		if err == nil {
-			return s.adopt(f, hint{d.n.id, req.Name})
+			if n, f, err = s.adopt(f, hint{d.n.id, req.Name}); err == nil {
+				c.madeFile(d, req.Name, n)
+			}
+			return n, f, err
 		}
 		if !isErrno(err, syscall.EEXIST) || req.Flags&fsproto.OpenExclusive != 0 {
 			return nil, nil, err

@@ -6,6 +6,7 @@ import (
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
 	"github.com/rpycfs/rpycfs/internal/fsevents"
+	"golang.org/x/sys/unix"
 )
 
 // What programs on the server change, nobody asks for. Where the kernel tells of it
@@ -95,14 +96,20 @@ func (e *Export) tell(ev *fsevents.Event) {
 	defer e.unrefAll(dir, newDir, target)
 	const names = fsevents.Create | fsevents.Delete | fsevents.Rename
 	const data = fsevents.Modify | fsevents.CloseWrite
-	if ev.Kind&names != 0 {
-		if dir != nil {
-			e.leases.foreign(dir, recallAttr, ev.Name)
-		}
-		if newDir != nil {
-			e.leases.foreign(newDir, recallAttr, ev.NewName)
+	var waits []*recall
+	take := func(n *node, what uint8, name string) {
+		if n != nil {
+			waits = append(waits, e.leases.foreign(n, what, name)...)
 		}
 	}
+	if ev.Kind&names != 0 {
+		take(dir, recallAttr, ev.Name)
+		take(newDir, recallAttr, ev.NewName)
+	}
+	if target != nil && ev.Kind&(fsevents.Rename|fsevents.Delete) != 0 {
+		e.renamed(target.id, hintAt(dir, ev.Name), hintAt(newDir, ev.NewName))
+	}
+	at := entryAt{dir, ev.Name}
 	itself := ev.Name == "" && ev.NewName == ""
 	if itself && target == nil {
 		target = dir
@@ -112,7 +119,7 @@ func (e *Export) tell(ev *fsevents.Event) {
 		what = recallWhole
 	}
 	if target != nil {
-		e.leases.foreign(target, what, "")
+		take(target, what, "")
 		if ev.Kind&fsevents.DeleteSelf != 0 && itself {
 			e.gone(target)
 		}
@@ -127,6 +134,53 @@ func (e *Export) tell(ev *fsevents.Event) {
 		}
 	case target == nil:
 		e.leases.unknown()
+	}
+	e.tellForeign(ev, at, entryAt{newDir, ev.NewName}, target, waits)
+}
+
+// hintAt is a name in a directory that may not be known.
+func hintAt(dir *node, name string) hint {
+	if dir == nil {
+		return hint{}
+	}
+	return hint{dir.id, name}
+}
+
+// foreignKinds are the events of an Event that stands for several, in an order in which
+// they may have come.
+var foreignKinds = []struct {
+	kind fsevents.Kind
+	what uint8
+}{
+	{fsevents.Create, fsproto.EventCreate},
+	{fsevents.Rename, fsproto.EventRename},
+	{fsevents.Modify, fsproto.EventModify},
+	{fsevents.Attrib, fsproto.EventAttrib},
+	{fsevents.CloseWrite, fsproto.EventClose},
+	{fsevents.Delete, fsproto.EventDelete},
+	{fsevents.DeleteSelf, fsproto.EventDelete},
+}
+
+// tellForeign tells the sessions what a program on the server has done.
+func (e *Export) tellForeign(ev *fsevents.Event, at, to entryAt, target *node, waits []*recall) {
+	h := happening{node: target, kind: unix.S_IFREG}
+	if ev.IsDir {
+		h.kind = unix.S_IFDIR
+	}
+	for _, k := range foreignKinds {
+		if ev.Kind&k.kind == 0 {
+			continue
+		}
+		h.what, h.to, h.at = k.what, entryAt{}, []entryAt{at}
+		switch {
+		case k.kind == fsevents.Rename:
+			h.to = to
+		case at.name == "" && target != nil && target.isDir() && k.what != fsproto.EventDelete:
+			h.at = e.placesOf(target)
+		case at.name == "":
+			h.at = nil // who watches the directory is not told of the number of links either
+		}
+		e.tellOthers(nil, &h, waits)
 	}
 }
 

@@ -104,6 +104,9 @@ func (s *Session) finish(h *handle) {
 	}
 	h.f.Close()
 	s.e.handles.Add(-1)
+	if h.writes {
+		s.e.closed(s, h.r.n)
+	}
 	s.mu.Lock()
 	h.r.opens--
 	nodes := s.dropRef(h.r)

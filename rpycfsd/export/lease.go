@@ -177,6 +177,15 @@ type change struct {
 	s       *Session
 	touched []touched
 	skipped []*ref // that were not called back because of a change of their own
+
+	// For telling the others (notice.go). References are held as long as touched has
+	// them; nil is not known.
+	dir, newDir *node
+	name        string // in dir
+	subject     *node  // what it happens to
+	kind        uint32 // type bits of its mode, if there was an entry
+	replaced    *node  // by a rename
+	made        bool   // a create has made a file
 }
 
 // touched is what a change does to a node: Recall… bits, and to a directory's entry.
@@ -280,22 +289,26 @@ func (l *leases) move(n, in *node) {
 	}
 }
 
-// foreign tells of a change that was made on the server, by none of the sessions.
-func (l *leases) foreign(n *node, what uint8, name string) {
+// foreign tells of a change that was made on the server, by none of the sessions. It
+// returns the recalls that it causes.
+func (l *leases) foreign(n *node, what uint8, name string) (waits []*recall) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.foreignLocked(n, what, name)
+	return l.foreignLocked(n, what, name)
 }
 
-func (l *leases) foreignLocked(n *node, what uint8, name string) {
+func (l *leases) foreignLocked(n *node, what uint8, name string) (waits []*recall) {
 	l.clock++
 	if n.by != nil {
 		n.by, n.others = nil, n.changed
 	}
 	n.changed = l.clock
 	for i := len(n.holders) - 1; i >= 0; i-- {
-		l.recall(n.holders[i], what, name)
+		if w := l.recall(n.holders[i], what, name); w != nil {
+			waits = append(waits, w)
+		}
 	}
+	return waits
 }
 
 // known sets what a node that has just become known has to be believed to have been
@@ -329,5 +342,6 @@ func (l *leases) overflow(blind bool) {
 	l.all, l.blind = l.clock, l.blind || blind
 	for s := range l.sessions {
 		l.fence(s)
+		s.notices.lost = s.notices.wanted
 	}
 }

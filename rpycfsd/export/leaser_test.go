@@ -53,7 +53,7 @@ func newLeaser(t testing.TB, e *Export, dir string) *leaser {
 	a.link = rpctest.New(t, rpc.Config{Root: &server}, rpc.Config{Root: &client})
 	a.client = a.link.Client
 	do(a.env, fsproto.Attach, fsproto.AttachReq{})
-	do(a.env, fsproto.Leases, fsproto.Empty{})
+	do(a.env, fsproto.Leases, fsproto.LeasesReq{})
 	return a
 }
 

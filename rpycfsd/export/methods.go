@@ -48,7 +48,12 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		if err == nil && op.Access != rpc.Query && !s.readOnly {
 			c, err = s.beginChange(ctx, req)
 		}
-		defer c.end()
+		defer func() {
+			c.end()
+			if err == nil {
+				c.tell(req, res)
+			}
+		}()
 		if err == nil {
 			s.cover(req)
 		}
@@ -60,9 +65,9 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		switch {
 		case err != nil:
 		case as == nil:
-			err = serve(s, call{r, nil}, req, res)
+			err = serve(s, call{r, nil, c}, req, res)
 		default:
-			err = s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as}, req, res) })
+			err = s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as, c}, req, res) })
 		}
 		if err == nil {
 			s.grantAll(began, c != nil, req, res)

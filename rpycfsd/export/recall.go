@@ -286,7 +286,7 @@ func (s *Session) closeRecalls() {
 }
 
 // leases begins to give the session leases.
-func (s *Session) leases(r call, _ *fsproto.Empty, res *fsproto.LeasesRes) error {
+func (s *Session) leases(r call, req *fsproto.LeasesReq, res *fsproto.LeasesRes) error {
 	l, c := &s.e.leases, &s.recalls
 	res.Events, res.Why = s.e.eventsBy()
 	l.mu.Lock()
@@ -296,6 +296,7 @@ func (s *Session) leases(r call, _ *fsproto.Empty, res *fsproto.LeasesRes) error
 		c.ctx, c.cancel = context.WithCancel(context.Background())
 		l.sessions[s] = struct{}{}
 	}
+	s.notices.wanted = req.Events
 	return nil
 }
 

@@ -36,7 +36,8 @@ const (
 // call is a request, and whom the handler runs as.
 type call struct {
 	*rpc.Request
-	as *identity.ID // nil: the daemon
+	as     *identity.ID // nil: the daemon
+	change *change      // nil: it changes nothing
 }
 
 // killsPriv reports whether set-id bits must be dropped here because the client

@@ -52,6 +52,7 @@ type Session struct {
 
 	locks   sessionLocks
 	recalls recaller
+	notices notices // guarded by leases.mu
 
 	pumps     sync.WaitGroup // of its watches
 	unwatched bool           // there will be no more; guarded by watches.mu

@@ -23,6 +23,8 @@ const (
 	grace = time.Second
 	// recallTimeout is how long a client that does not answer keeps others waiting.
 	recallTimeout = 10 * time.Second
+	// workers is how many work at once at most.
+	workers = 6
 	// breakRecall is for the daemon: it then leaves out a recall now and then.
 	breakRecall = "RPYCFS_BREAK_RECALL"
 )
@@ -35,6 +37,7 @@ type histories struct {
 	seed    uint64
 	mounts  []history.Client
 	proxies []*proxy
+	loaders []*history.Loader
 
 	rounds  int
 	found   map[string]bool // kinds of violations
@@ -65,9 +68,15 @@ func newHistories(t *testing.T, while time.Duration, owners bool) *histories {
 		p := newProxy(t, h.port, false)
 		h.mountAt(p.port, "/", dir, options...)
 		h.proxies = append(h.proxies, p)
-		h.mounts = append(h.mounts, history.Client{Number: i + 1, Dir: dir, Workers: 2, Steps: 60, Pause: 4 * time.Millisecond})
+		h.mounts = append(h.mounts, history.Client{Number: i + 1, Dir: dir, Workers: workers / 3, Steps: 60, Pause: 4 * time.Millisecond})
 	}
 	t.Cleanup(func() { sweep(t, h.dir) }) // before the proxies end
+	for range workers {
+		l, err := history.NewLoader()
+		must(t, err)
+		t.Cleanup(func() { must(t, l.Close()) })
+		h.loaders = append(h.loaders, l)
+	}
 	h.clock = history.NewClock()
 	return h
 }
@@ -92,6 +101,7 @@ func (h *histories) run(t *testing.T, while time.Duration, round history.Round) 
 	began, ops := h.rounds, 0
 	for end := time.Now().Add(while); ; {
 		h.rounds++
+		round.Loaders = h.loaders
 		round.Clock, round.Name, round.Seed = h.clock, fmt.Sprintf("r%d", h.rounds), h.seed+uint64(h.rounds)<<32
 		log, err := round.Run()
 		must(t, err)

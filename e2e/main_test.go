@@ -7,12 +7,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"github.com/rpycfs/rpycfs/internal/history"
 )
 
 // bin is the directory of the programs under test.
 var bin string
 
 func TestMain(m *testing.M) {
+	history.ServeLoader()
 	if os.Getenv(workerEnv) != "" {
 		os.Exit(workerMain())
 	}

@@ -188,7 +188,10 @@ func TestHistories(t *testing.T) {
 	}
 	h := newHistories(t, while, false)
 	t.Run("mounts", func(t *testing.T) {
-		h.run(t, while*2/5, history.Round{Clients: h.mounts})
+		h.run(t, while/5, history.Round{Clients: h.mounts})
+	})
+	t.Run("contents", func(t *testing.T) {
+		h.run(t, while/5, history.Round{Clients: h.mounts, Contents: true})
 	})
 	t.Run("server", func(t *testing.T) {
 		h.run(t, while*2/5, history.Round{Clients: h.withServer(), Grace: grace})

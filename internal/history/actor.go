@@ -79,6 +79,8 @@ func (a *actor) work(steps int, pause time.Duration) {
 			return
 		}
 		switch n := a.rand.IntN(100); {
+		case a.round.Contents:
+			a.content([]string{truncated, mapped}[a.rand.IntN(2)])
 		case n < 45:
 			a.name(names[a.rand.IntN(len(names))])
 		case n < 70:

@@ -35,6 +35,8 @@ type Round struct {
 	Grace time.Duration
 	// Owners lets files be given away, for which every client must have the right.
 	Owners bool
+	// Contents leaves everything else but the contents of files alone.
+	Contents bool
 	// Loaders are as many as there are workers, or more.
 	Loaders []*Loader
 }

@@ -27,8 +27,11 @@ func (s *Session) beginChange(ctx context.Context, req any) (*change, error) {
 		}
 		c.subject = c.node(req.Node, what, "")
 	case *fsproto.OpenReq:
-		if req.Flags&fsproto.OpenTruncate != 0 {
+		switch {
+		case req.Flags&fsproto.OpenTruncate != 0:
 			c.subject = c.node(req.Node, recallWhole, "")
+		case writes(req.Flags):
+			c.node(req.Node, recallWhole, "") // others are to know that it is shared
 		}
 	case *fsproto.CreateReq:
 		c.dir, c.name = c.node(req.Parent, recallAttr, req.Name), req.Name
@@ -169,13 +172,13 @@ func (s *Session) grantAll(began uint64, changes bool, req, res any) {
 			g.give(req.Node, &res.Attr)
 		case *fsproto.AccessReq:
 			g.give(req.Node, &res.Attr)
-		case *fsproto.OpenReq:
-			g.give(req.Node, &res.Attr)
 		case *fsproto.SetxattrReq:
 			g.give(req.Node, &res.Attr)
 		case *fsproto.RemovexattrReq:
 			g.give(req.Node, &res.Attr)
 		}
+	case *fsproto.OpenRes:
+		g.give(req.(*fsproto.OpenReq).Node, &res.Attr)
 	case *fsproto.LookupRes:
 		g.give(req.(*fsproto.LookupReq).Parent, &res.Parent)
 		if res.Exists {

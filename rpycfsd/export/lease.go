@@ -58,16 +58,20 @@ type leased struct {
 	others   uint64    // the clock at the last change by anybody else
 	watched  uint64    // the clock since when changes of it are told; 0: they are not
 	looked   looked    // without having been told of a change
+	handles  int       // of all sessions
+	writers  int       // those open for writing
 	in       *node     // of a file: the directory with its only name; also guarded by Export.mu, and referenced
 }
 
 // lease is what a ref has of leases, guarded by leases.mu.
 type lease struct {
-	num    fsproto.Node // that the client knows the node by; 0: there is no lease
-	at     int          // index in node.holders, if num or recall is set
-	recall *recall      // the last one, while it is not answered
-	busy   int          // changes of the file by this session that are under way
-	missed uint8        // what the session is to be called back for afterwards
+	num     fsproto.Node // that the client knows the node by; 0: there is no lease
+	at      int          // index in node.holders, if num or recall is set
+	recall  *recall      // the last one, while it is not answered
+	handles int32        // of the session
+	writers int32        // those open for writing
+	busy    int          // changes of the file by this session that are under way
+	missed  uint8        // what the session is to be called back for afterwards
 
 	colder, warmer *ref // in the session's list, if num is set
 }
@@ -256,6 +260,32 @@ func (l *leases) finish(c *change) (waits []*recall) {
 		}
 	}
 	return waits
+}
+
+// opened counts handles of a session on a node.
+func (l *leases) opened(r *ref, writes bool, by int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := r.n
+	n.handles += by
+	r.handles += int32(by)
+	if writes {
+		n.writers += by
+		r.writers += int32(by)
+	}
+}
+
+// sharesFile reports whether s and others have a file open, and one of them may write.
+func (s *Session) sharesFile(n *node) bool {
+	s.mu.Lock()
+	r := s.refs[n]
+	s.mu.Unlock()
+	if r == nil || n.isDir() {
+		return false
+	}
+	s.e.leases.mu.Lock()
+	defer s.e.leases.mu.Unlock()
+	return n.writers > int(r.writers) || r.writers > 0 && n.handles > int(r.handles)
 }
 
 // watched notes that changes of n are told from now on, or (false) no more.

@@ -91,11 +91,33 @@ func (n *node) since(s *Session) uint64 {
 	return n.changed
 }
 
-// contested reports whether others than s are changing n. For a call that changes
-// nothing itself, that is also so if s is changing a file: others may see the change
-// before s has its answer.
+// contested reports whether others than s are changing n. A change of a file that is
+// still waiting for recalls will take back what is given meanwhile. For a call that
+// changes nothing itself, it is also so if s is changing a file: others may see the
+// change before s has its answer.
 func (n *node) contested(s *Session, changes bool) bool {
-	return slices.ContainsFunc(n.changers, func(c *change) bool { return c.s != s || !changes && !n.isDir() })
+	return slices.ContainsFunc(n.changers, func(c *change) bool {
+		if c.s == s {
+			return !changes && !n.isDir()
+		}
+		return c.closed || n.isDir()
+	})
+}
+
+// beingChanged returns what is closed when a change of n by others than s, that is being
+// made now, has been; nil if there is none.
+func (l *leases) beingChanged(n *node, s *Session) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range n.changers {
+		if c.s != s && c.made {
+			if c.over == nil {
+				c.over = make(chan struct{})
+			}
+			return c.over
+		}
+	}
+	return nil
 }
 
 // grant gives the session of r a lease on its node, which it knows as num, and
@@ -180,7 +202,10 @@ func (l *leases) forget(r *ref) {
 type change struct {
 	s       *Session
 	touched []touched
-	skipped []*ref // that were not called back because of a change of their own
+	skipped []*ref        // that were not called back because of a change of their own
+	closed  bool          // leases on files that it changes are not given any more
+	made    bool          // it is being made
+	over    chan struct{} // closed when it has been, if anybody waits for that
 
 	// For telling the others (notice.go). References are held as long as touched has
 	// them; nil is not known.
@@ -189,7 +214,7 @@ type change struct {
 	subject     *node  // what it happens to
 	kind        uint32 // type bits of its mode, if there was an entry
 	replaced    *node  // by a rename
-	made        bool   // a create has made a file
+	created     bool   // a create has made a file
 }
 
 // touched is what a change does to a node: Recall… bits, and to a directory's entry.
@@ -230,6 +255,29 @@ func (l *leases) begin(c *change) (waits []*recall) {
 	return waits
 }
 
+// repeat returns recalls of leases on files that were given since those before. None: the
+// change may be made. The last time no more are given.
+func (l *leases) repeat(c *change, last bool) (waits []*recall) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range c.touched {
+		t := &c.touched[i]
+		if t.n.isDir() {
+			continue
+		}
+		for j := len(t.n.holders) - 1; j >= 0; j-- {
+			if r := t.n.holders[j]; r.s != c.s && r.busy == 0 && r.num != 0 {
+				if w := l.recall(r, t.what, ""); w != nil {
+					waits = append(waits, w)
+				}
+			}
+		}
+	}
+	c.made = len(waits) == 0
+	c.closed = c.made || last
+	return waits
+}
+
 // finish ends a change, made or not. It returns recalls of sessions whose own changes
 // ran beside it and have ended before: they have to be answered before this one is.
 func (l *leases) finish(c *change) (waits []*recall) {
@@ -239,6 +287,9 @@ func (l *leases) finish(c *change) (waits []*recall) {
 		if r.busy == 0 && r.recall != nil {
 			waits = append(waits, r.recall)
 		}
+	}
+	if c.over != nil {
+		close(c.over)
 	}
 	l.clock++
 	for i := range c.touched {

@@ -40,7 +40,7 @@ type histories struct {
 	loaders []*history.Loader
 
 	rounds  int
-	found   map[string]bool // kinds of violations
+	found   map[string]int // violations by kind
 	outages outages
 }
 
@@ -48,7 +48,7 @@ type histories struct {
 func newHistories(t *testing.T, while time.Duration, owners bool) *histories {
 	t.Helper()
 	h := &histories{
-		world: newWorldFor(t, while+8*time.Minute), found: make(map[string]bool),
+		world: newWorldFor(t, while+8*time.Minute), found: make(map[string]int),
 		seed: uint64(setting(t, "RPYCFS_HISTORY_SEED", int(time.Now().UnixNano()%1e9)+1)),
 	}
 	t.Logf("RPYCFS_HISTORY_SEED=%d", h.seed)
@@ -111,7 +111,7 @@ func (h *histories) run(t *testing.T, while time.Duration, round history.Round) 
 			break
 		}
 	}
-	t.Logf("%d rounds, %d operations", h.rounds-began, ops)
+	t.Logf("%d rounds, %d operations; violations: %v", h.rounds-began, ops, h.found)
 }
 
 // check reports what is wrong with a round.
@@ -120,10 +120,9 @@ func (h *histories) check(t *testing.T, round string, log *history.Log) {
 	outages := h.outages.list()
 	violations, failures := log.Check(outages...)
 	for _, v := range violations {
-		if h.found[v.Kind()] {
+		if h.found[v.Kind()]++; h.found[v.Kind()] > 1 {
 			continue
 		}
-		h.found[v.Kind()] = true
 		report := t.Errorf
 		if expected(t) > 0 || rare(v) {
 			report = t.Logf

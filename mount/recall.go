@@ -27,9 +27,9 @@ const (
 	// arriving is how long ago the kernel may have been told of a node that it does
 	// not know: the reply can still be on its way to it.
 	arriving = 100 * time.Millisecond
-	// again is how often pages of open files are dropped once more at most, afterwards
-	// later each time.
-	again      = 20
+	// settling is how long requests under way are waited for.
+	settling = 5 * time.Millisecond
+	// afterwards is how long it is waited between two looks.
 	afterwards = 100 * time.Microsecond
 )
 
@@ -70,6 +70,9 @@ func (r *recalling) node(n *fsproto.Recalled) {
 		if n.What&fsproto.RecallData != 0 || fs.nodes.isDir(n.Node) {
 			off = 0
 		}
+		// The kernel passes over attributes in replies that come after this.
+		fs.notices.drop(n.Node, attrOnly)
+		fs.settle(n.Node)
 		r.within(func() { fs.dropKnown(n.Node, off) })
 	}
 	switch {
@@ -142,6 +145,16 @@ func (r *recalling) within(notify func()) bool {
 	}
 }
 
+// settle waits until requests under way that the kernel asks of a node have been answered,
+// if they are soon.
+func (fs *FS) settle(id fsproto.Node) {
+	for end := time.Now().Add(settling); time.Now().Before(end); time.Sleep(afterwards) {
+		if s := fs.nodes.seen(id); s.asking == 0 && s.reading == 0 {
+			return
+		}
+	}
+}
+
 // dropKnown drops a node. The kernel passes over one that it does not know; if it was
 // told of it a moment ago, the reply may not have got there. And it passes over pages
 // that somebody is copying from, and over attributes in a reply that comes after the
@@ -152,27 +165,11 @@ func (r *recalling) within(notify func()) bool {
 // a reply that has become shorter would be filled up with zeros.
 func (fs *FS) dropKnown(id fsproto.Node, off int64) {
 	s := fs.nodes.seen(id)
-	for range again {
-		if s.asking == 0 && s.reading == 0 {
-			break
-		}
-		time.Sleep(afterwards)
-		s = fs.nodes.seen(id)
-	}
 	for fs.notices.drop(id, off) == fuse.ENOENT && fs.nodes.toldWithin(id, arriving) {
 		time.Sleep(afterwards)
 	}
 	if off == attrOnly {
 		return
-	}
-	for i := range again {
-		now := fs.nodes.seen(id)
-		if now.reads == s.reads && now.reading == 0 && (i >= 2 || !fs.nodes.isOpen(id)) {
-			break
-		}
-		s = now
-		time.Sleep(afterwards)
-		fs.notices.drop(id, off)
 	}
 	fs.nodes.update(id, func(n *node) {
 		if int32(s.reads-n.seen.dropped) > 0 {

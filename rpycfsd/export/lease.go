@@ -260,6 +260,7 @@ func (l *leases) begin(c *change) (waits []*recall) {
 func (l *leases) repeat(c *change, last bool) (waits []*recall) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.clock++ // above the numbers of what is taken back
 	for i := range c.touched {
 		t := &c.touched[i]
 		if t.n.isDir() {

@@ -192,13 +192,11 @@ func wholePages(in *fuse.ReadIn) bool {
 // Read reads from the connection straight into the buffer that go-fuse writes
 // to the kernel.
 func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	node := fsproto.Node(in.NodeId)
 	f := fs.handles.file(in.Fh)
-	if f == nil {
-		return nil, fuse.EBADF
-	}
-	cached := !f.direct || wholePages(in)
+	cached := f == nil || !f.direct || wholePages(in)
 	if cached {
-		defer fs.nodes.reading(f.node)()
+		defer fs.nodes.reading(node)()
 	}
 	clock := fs.nodes.clock.read()
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
@@ -207,7 +205,7 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	ctx := begin(cancel, &in.InHeader, &fsproto.Read.Info)
 	defer ctx.end()
 	calling(&in.InHeader)
-	err := fs.sizes.wait(ctx, f.node)
+	err := fs.sizes.wait(ctx, node)
 	if err == nil {
 		err = fs.toldOf(ctx, in.Fh)
 	}
@@ -219,14 +217,14 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 		if n, err = rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]}); err != nil {
 			return nil, errno(err)
 		}
-		if !cached || fs.leases == nil || fs.leases.holds(f.node, res.Attr.Lease) {
+		if !cached || fs.leases == nil || fs.leases.holds(node, res.Attr.Lease) {
 			break
 		}
 		time.Sleep(afterwards)
 	}
-	fs.leases.keep(f.node, &res.Attr, clock)
-	if cached && fs.leases != nil && !fs.leases.holds(f.node, res.Attr.Lease) {
-		fs.notices.invalidate(f.node) // nobody would call back for these pages
+	fs.leases.keep(node, &res.Attr, clock)
+	if cached && fs.leases != nil && !fs.leases.holds(node, res.Attr.Lease) {
+		fs.notices.invalidate(node) // nobody would call back for these pages
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
@@ -264,8 +262,9 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 		return 0, st
 	}
 	switch {
-	case f.direct:
-		fs.drop(f.node) // what mappings have read meanwhile; and the kernel may be about to move the end of the file
+	case f.direct && in.WriteFlags&fuse.WRITE_CACHE == 0:
+		// What mappings have read meanwhile; and the kernel may be about to move the end.
+		fs.drop(f.node)
 	case at != in.Offset && n > 0:
 		fs.notices.invalidate(f.node) // somebody else's data lies where the kernel put this
 	}

@@ -145,8 +145,10 @@ func (r *recalling) within(notify func()) bool {
 	}
 }
 
-// settle waits until requests under way that the kernel asks of a node have been answered,
-// if they are soon.
+// settle waits until reads and questions for attributes of a node that are under way have
+// been answered, if they are soon. What they bring is of before the recall: a read whose
+// pages were dropped meanwhile could find the file shorter, and be filled up with zeros,
+// and one that waits for attributes would go by the old size if they are passed over.
 func (fs *FS) settle(id fsproto.Node) {
 	for end := time.Now().Add(settling); time.Now().Before(end); time.Sleep(afterwards) {
 		if s := fs.nodes.seen(id); s.asking == 0 && s.reading == 0 {
@@ -156,13 +158,7 @@ func (fs *FS) settle(id fsproto.Node) {
 }
 
 // dropKnown drops a node. The kernel passes over one that it does not know; if it was
-// told of it a moment ago, the reply may not have got there. And it passes over pages
-// that somebody is copying from, and over attributes in a reply that comes after the
-// notification: a read that waits for them would go by an old size. So requests for
-// attributes that are under way end first, if they can, and pages are dropped
-// again while the file is open. Reads
-// that are under way end first, if they can: what they bring is of before the recall, and
-// a reply that has become shorter would be filled up with zeros.
+// told of it a moment ago, the reply may not have got there.
 func (fs *FS) dropKnown(id fsproto.Node, off int64) {
 	s := fs.nodes.seen(id)
 	for fs.notices.drop(id, off) == fuse.ENOENT && fs.nodes.toldWithin(id, arriving) {

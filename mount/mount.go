@@ -191,6 +191,7 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 	fs.leases = newLeases(leaseTime)
 	fs.leases.events, fs.leases.why = res.Events, res.Why
 	fs.callbacks.serve(fs)
+	fs.access.leases = fs.leases
 	return nil
 }
 

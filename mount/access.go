@@ -15,13 +15,14 @@ const (
 )
 
 // accessCache remembers what callers may do with nodes, as access(2) was
-// answered, for as long as attributes are good. It knows no more than that
-// something is allowed: a refusal is asked for again, so that a right just given
-// counts at once. What is known of a node goes with any change of the node that
-// is seen.
+// answered, for as long as attributes are good: under a lease on the node, until it is
+// recalled. It knows no more than that something is allowed: a refusal is asked for
+// again, so that a right just given counts at once. What is known of a node goes with
+// any change of the node that is seen.
 type accessCache struct {
-	lasts time.Duration
-	now   func() time.Time
+	lasts  time.Duration // without a lease
+	leases *leases
+	now    func() time.Time
 
 	size  atomic.Int64 // len(nodes), to be read without mu
 	mu    sync.Mutex
@@ -64,11 +65,16 @@ func (a *accessCache) get(node fsproto.Node, cred *credential, mask uint8) (may 
 // put remembers the answer for a caller. asked is when the daemon was asked,
 // clock the node table's clock then.
 func (a *accessCache) put(node fsproto.Node, cred *credential, attr *fsproto.Attr, clock uint64, asked time.Time) {
-	if attr.Access&fsproto.AccessKnown == 0 || a.lasts <= 0 {
+	if attr.Access&fsproto.AccessKnown == 0 {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	// Under mu: a recall makes the lease void first, and then calls drop.
+	lasts := a.leases.timeout(a.lasts, node, attr.Lease)
+	if lasts <= 0 {
+		return
+	}
 	n := a.nodes[node]
 	if n == nil || n.change != attr.Change {
 		if len(a.nodes) >= maxAccess {
@@ -80,7 +86,7 @@ func (a *accessCache) put(node fsproto.Node, cred *credential, attr *fsproto.Att
 	if len(n.callers) >= maxAccessCallers {
 		clear(n.callers)
 	}
-	until := asked.Add(a.lasts)
+	until := asked.Add(lasts)
 	n.callers[cred] = allowance{attr.Access, clock, until}
 	if until.After(a.until) {
 		a.until = until

@@ -55,3 +55,28 @@ func TestAccessCache(t *testing.T) {
 		t.Errorf("%d nodes, %d callers of one", len(a.nodes), len(a.nodes[1].callers))
 	}
 }
+
+// TestAccessUnderLease wants to know until the recall what access(2) was told under a
+// lease, and nothing of what comes with a lease that has been recalled by then.
+func TestAccessUnderLease(t *testing.T) {
+	a := newAccessCache(time.Second)
+	a.leases = newLeases(time.Hour)
+	now := time.Now()
+	a.now = func() time.Time { return now }
+	may := func(want bool) {
+		t.Helper()
+		if got, _ := a.get(7, nil, fsproto.AccessRead); got != want {
+			t.Errorf("known: %t", got)
+		}
+	}
+	attr := &fsproto.Attr{Change: 5, Access: fsproto.AccessKnown | fsproto.AccessRead, Lease: 3 << 1}
+	a.put(7, nil, attr, 1, now)
+	now = now.Add(time.Minute)
+	may(true)
+
+	a.leases.recalled(&fsproto.RecallReq{Nodes: []fsproto.Recalled{{Node: 7, Lease: attr.Lease + 2}}})
+	a.drop(7)
+	may(false)
+	a.put(7, nil, attr, 1, now)
+	may(false)
+}

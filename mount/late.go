@@ -83,8 +83,9 @@ func (fs *FS) tellAll(ctx context.Context, node fsproto.Node) {
 	}
 }
 
-// closeLate ends an open file and reports whether the daemon has to be told of that.
-func (fs *FS) closeLate(l *late) bool {
+// closeLate ends an open file on behalf of a request, and reports whether the daemon has
+// to be told of that.
+func (fs *FS) closeLate(h *fuse.InHeader, l *late) bool {
 	if l.req == nil {
 		return true
 	}
@@ -92,6 +93,7 @@ func (fs *FS) closeLate(l *late) bool {
 	for l.telling != nil {
 		t := l.telling
 		l.mu.Unlock()
+		fs.readers.handOver(h)
 		<-t.done
 		l.mu.Lock()
 	}
@@ -167,6 +169,6 @@ func (fs *FS) toldFor(cancel <-chan struct{}, h *fuse.InHeader, fh uint64) fuse.
 	}
 	ctx := begin(cancel, h, &fsproto.Open.Info)
 	defer ctx.end()
-	calling(h)
+	fs.calling(h)
 	return errno(fs.toldOf(ctx, fh))
 }

@@ -110,6 +110,7 @@ type FS struct {
 	hot     *hotNames
 
 	device    *device       // nil until it is mounted
+	readers   *readers      // the same
 	epochs    atomic.Uint64 // how often the kernel was made to look up every name anew
 	leases    *leases       // what the daemon promises to call back for
 	callbacks *Callbacks    // nil: the daemon does not call back
@@ -190,6 +191,7 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 	}
 	fs.leases = newLeases(leaseTime)
 	fs.leases.events, fs.leases.why = res.Events, res.Why
+	fs.access.leases = fs.leases
 	fs.callbacks.serve(fs)
 	return nil
 }

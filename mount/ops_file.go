@@ -85,9 +85,10 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 			return fuse.OK
 		}
-		fs.closeFile(in.NodeId, out.Fh)
+		fs.closeFile(&in.InHeader, out.Fh)
 		req.Handle = fs.newHandle()
 	}
+	fs.readers.handOver(&in.InHeader)
 	outdated := fs.nodes.outdated(req.Node)
 	if flags&fsproto.OpenTruncate != 0 {
 		defer fs.sizes.begin(req.Node)()
@@ -204,7 +205,7 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	var res fsproto.AttrRes
 	ctx := begin(cancel, &in.InHeader, &fsproto.Read.Info)
 	defer ctx.end()
-	calling(&in.InHeader)
+	fs.calling(&in.InHeader)
 	err := fs.sizes.wait(ctx, node)
 	if err == nil {
 		err = fs.toldOf(ctx, in.Fh)
@@ -226,8 +227,16 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	if cached && fs.leases != nil && !fs.leases.holds(node, res.Attr.Lease) {
 		fs.notices.invalidate(node) // nobody would call back for these pages
 	}
-	return fuse.ReadResultData(buf[:n]), fuse.OK
+	return inPlace(buf[:n]), fuse.OK
 }
+
+// inPlace is data that lies where the reply to the kernel wants it. go-fuse would copy
+// its own fuse.ReadResultData there.
+type inPlace []byte
+
+func (p inPlace) Bytes([]byte) ([]byte, fuse.Status) { return p, fuse.OK }
+func (p inPlace) Size() int                          { return len(p) }
+func (p inPlace) Done()                              {}
 
 // Writev is asked first by go-fuse; from /dev/fuse the data is in one piece,
 // and in more it would be joined for Write.
@@ -247,7 +256,7 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Write.Info)
 	defer ctx.end()
-	calling(&in.InHeader)
+	fs.calling(&in.InHeader)
 	var n uint32
 	var at uint64
 	st := fs.withSpace(cancel, func() fuse.Status {
@@ -344,8 +353,8 @@ func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 // Release closes a file after its last descriptor. Nobody waits for it.
 func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	if fs.closeFile(in.NodeId, in.Fh) {
-		calling(&in.InHeader)
+	if fs.closeFile(&in.InHeader, in.Fh) {
+		fs.calling(&in.InHeader)
 		if fs.locks != nil {
 			defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
 		}
@@ -353,14 +362,15 @@ func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	}
 }
 
-// closeFile forgets an open file, and reports whether the daemon has to be told.
-func (fs *FS) closeFile(node, fh uint64) bool {
+// closeFile forgets an open file on behalf of a request, and reports whether the daemon
+// has to be told.
+func (fs *FS) closeFile(h *fuse.InHeader, fh uint64) bool {
 	f := fs.handles.removeFile(fh)
 	if f == nil {
 		return true
 	}
 	fs.nodes.opened(f.node, -1)
-	return fs.closeLate(&f.late)
+	return fs.closeLate(h, &f.late)
 }
 
 // release closes a handle at the daemon. It is not cut short: what is left over

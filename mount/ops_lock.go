@@ -72,7 +72,7 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
 	defer ctx.end()
-	calling(&in.InHeader)
+	fs.calling(&in.InHeader)
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
 	if l.Type == fsproto.LockUnlock {
 		return errno(fs.unlock(ctx, fsproto.Node(in.NodeId), &req))
@@ -170,7 +170,7 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
 	defer ctx.end()
-	calling(&in.InHeader)
+	fs.calling(&in.InHeader)
 	node := fs.asked(in, &l)
 	granted := false
 	defer func() { fs.locks.answered(node, &l, granted) }()
@@ -292,7 +292,7 @@ func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	}
 	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
 	defer ctx.end()
-	calling(&in.InHeader)
+	fs.calling(&in.InHeader)
 	if err := fs.unlock(ctx, fsproto.Node(in.NodeId), &req); err != nil {
 		fs.log.Debug("unlock at close", "err", err) // a lost lock shows with the next use
 	}

@@ -28,11 +28,12 @@ func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc
 	if fs.protects && op.Access == rpc.Change {
 		return syscall.EROFS
 	}
+	fs.readers.handOver(h)
 	cred, err := fs.creds.of(ctx, h)
 	if err != nil {
 		return err
 	}
-	calling(h)
+	fs.calling(h)
 	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, rpc.Extra{Cred: cred.number()})
 	cred.release(op.Slotted() && errors.Is(err, context.Canceled))
 	if err == nil {
@@ -287,7 +288,7 @@ func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 	if may, then := fs.access.get(req.Node, cred, req.Mask); may && !fs.nodes.changedSince(req.Node, then) {
 		return fuse.OK
 	}
-	calling(&in.InHeader)
+	fs.calling(&in.InHeader)
 	asked, clock := time.Now(), fs.nodes.clock.read()
 	var res fsproto.AttrRes
 	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Access, &req, &res, rpc.Extra{Cred: cred.number()}); err != nil {

@@ -64,7 +64,7 @@ func (fs *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 			out.OpenFlags |= fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 			return fuse.OK
 		}
-		fs.closeLate(&fs.handles.removeDir(out.Fh).late)
+		fs.closeLate(&in.InHeader, &fs.handles.removeDir(out.Fh).late)
 		again := req
 		again.Handle = fs.newHandle()
 		return fs.openDir(cancel, in, again, out)
@@ -94,11 +94,11 @@ func (fs *FS) ReleaseDir(in *fuse.ReleaseIn) {
 		d.mu.Lock()
 		fs.dropPage(d)
 		d.mu.Unlock()
-		if !fs.closeLate(&d.late) {
+		if !fs.closeLate(&in.InHeader, &d.late) {
 			return
 		}
 	}
-	calling(&in.InHeader)
+	fs.calling(&in.InHeader)
 	fs.release(fsproto.Handle(in.Fh))
 }
 

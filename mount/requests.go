@@ -105,12 +105,15 @@ type requestCount struct {
 
 // calling notes that a call is about to be begun on behalf of a request; every call
 // that a request waits for, or that it leaves to be made at once, comes after one.
-// It must be called from the request's own goroutine.
+// It must be called from the request's own goroutine. Others read requests from then on.
 //
 // The note is kept in the padding of the request's header, which the kernel leaves
 // 0 and go-fuse does not look at: nothing else that a handler gets belongs to one
 // request alone.
-func calling(h *fuse.InHeader) { h.Padding = 1 }
+func (fs *FS) calling(h *fuse.InHeader) {
+	fs.readers.handOver(h)
+	h.Padding = 1
+}
 
 // counted is an FS as go-fuse sees it: each method counts the request that it has
 // answered and does nothing else, so that the FS can call its own methods without

@@ -64,21 +64,23 @@ func Mount(fs *FS, dir string) (*Mounted, error) {
 	return m, nil
 }
 
-// serveDevice lets go-fuse answer the requests that come from a descriptor, which it
-// takes over.
+// serveDevice lets go-fuse answer the first request that comes from a descriptor, which
+// it takes over, and notify the kernel through it. The other requests are for readers.
 func (fs *FS) serveDevice(fd int, dir string, opts *fuse.MountOptions) (*fuse.Server, error) {
 	var err error
 	if fs.device, err = newDevice(fd); err != nil {
 		unix.Close(fd)
 	}
+	raw := injecting{counted{fs}}
 	var server *fuse.Server
 	if err == nil {
-		server, err = fuse.NewServer(injecting{counted{fs}}, "/dev/fd/"+strconv.Itoa(fd), opts)
+		server, err = fuse.NewServer(raw, "/dev/fd/"+strconv.Itoa(fd), opts)
 	}
 	if err != nil {
 		mounts.Unmount(dir, mounts.UnmountOptions{Lazy: true, Fusermount: fs.cfg.Fusermount})
 		return nil, err
 	}
+	fs.readers = newReaders(raw, opts, fs.device.fd, *server.KernelSettings(), fs.log)
 	return server, nil
 }
 
@@ -138,7 +140,8 @@ func (fs *FS) raiseReadAhead(dev string) {
 // Serve answers the kernel until the file system is unmounted.
 func (m *Mounted) Serve() {
 	m.fs.inject.start(m)
-	m.server.Serve()
+	m.fs.readers.run()
+	m.server.Serve() // finds that it is unmounted, and ends
 }
 
 // Unmount takes the file system out of the mount table. Files that are open

@@ -79,7 +79,7 @@ func callWithSpace[Req, Res any](fs *FS, cancel <-chan struct{}, h *fuse.InHeade
 
 // spaceLasts is how long it is believed how much space there is, while this mount
 // changes nothing. Programs ask for it only to find out what file system this is, too.
-const spaceLasts = 10 * time.Second
+const spaceLasts = 30 * time.Second
 
 // spaceCache is what the daemon has told of space last.
 type spaceCache struct {

@@ -32,6 +32,11 @@ func measure(p peer, l load, warm func() error, limit time.Duration) (rate float
 			return 0, err
 		}
 	}
+	if l.again {
+		if _, err := l.run(m.dir); err != nil {
+			return 0, err
+		}
+	}
 	begin := time.Now()
 	units, err := l.run(m.dir)
 	took := time.Since(begin)

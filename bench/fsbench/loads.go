@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -25,6 +27,7 @@ const (
 	bigName  = "big"   // the file that is read
 	newName  = "new"   // the file that is written
 	treeName = "tree"  // the tree that is listed
+	gitName  = "git"   // what git knows of that tree
 	madeName = "small" // the directory in which small files are made
 )
 
@@ -57,6 +60,13 @@ func (l *loads) prepare() error {
 			}
 		}
 	}
+	for _, args := range [][]string{
+		{"init", "--quiet"}, {"add", "--all"}, {"-c", "user.name=bench", "-c", "user.email=bench", "commit", "--quiet", "--message=tree"},
+	} {
+		if err := l.command(l.backing, 0, "git", l.git(l.backing, args...)...); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -66,6 +76,7 @@ func (l *loads) prepare() error {
 type load struct {
 	name, unit string
 	warm       bool // the server has what is read in its page cache
+	again      bool // the client has done it before, on the same mount
 	before     func() error
 	run        func(dir string) (float64, error)
 	after      func() error
@@ -76,22 +87,42 @@ func (l *loads) all() []load {
 	reading := func(name, unit string, warm bool, run func(string) (float64, error)) load {
 		return load{name: name, unit: unit, warm: warm, before: nothing, run: run, after: nothing}
 	}
+	again := func(name string, run func(string) (float64, error)) load {
+		return load{name: name, unit: "files/s", again: true, before: nothing, after: nothing, run: func(dir string) (sum float64, err error) {
+			for begin := time.Now(); time.Since(begin) < atLeast; {
+				files, err := run(dir)
+				if err != nil {
+					return 0, err
+				}
+				sum += files
+			}
+			return sum, nil
+		}}
+	}
 	random := func(threads int) func(string) (float64, error) {
 		return func(dir string) (float64, error) { return l.readRandom(dir, threads) }
 	}
 	return []load{
 		reading(rowRead, "MiB/s", false, l.readAll),
 		reading(rowReadWarm, "MiB/s", true, l.readAll),
-		{rowWrite, "MiB/s", false, l.removeNew, l.writeNew, l.checkNew},
+		{name: rowWrite, unit: "MiB/s", before: l.removeNew, run: l.writeNew, after: l.checkNew},
 		reading(rowRandom1, "reads/s", false, random(1)),
 		reading(rowRandom16, "reads/s", false, random(16)),
 		reading(rowRandom1Warm, "reads/s", true, random(1)),
 		reading(rowRandom16Warm, "reads/s", true, random(16)),
-		{rowCreate, "files/s", false, l.removeSmall, l.makeSmall, l.checkSmall},
+		{name: rowCreate, unit: "files/s", before: l.removeSmall, run: l.makeSmall, after: l.checkSmall},
 		reading(rowList, "files/s", false, l.list),
 		reading(rowListWarm, "files/s", true, l.list),
+		again(rowStatAgain, l.stat),
+		again(rowFindAgain, l.find),
+		again(rowListAgain, l.list),
+		again(rowGitAgain, l.status),
+		again(rowGrepAgain, l.grep),
 	}
 }
+
+// atLeast is how long the clock runs for what is done again; once is over too soon.
+const atLeast = time.Second
 
 func nothing() error { return nil }
 
@@ -216,4 +247,53 @@ func (l *loads) list(dir string) (float64, error) {
 		return 0, fmt.Errorf("ls -lR lists %d files, want %d", n, want)
 	}
 	return float64(n), nil
+}
+
+// files is how many files the tree has.
+func (l *loads) files() float64 { return float64(l.dirs * l.filesInDir) }
+
+// stat asks for the attributes of every file of the tree.
+func (l *loads) stat(dir string) (float64, error) {
+	var st syscall.Stat_t
+	for d := range l.dirs {
+		for f := range l.filesInDir {
+			name := filepath.Join(dir, treeName, fmt.Sprintf("dir%03d", d), fmt.Sprintf("file%04d", f))
+			if err := syscall.Lstat(name, &st); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return l.files(), nil
+}
+
+func (l *loads) find(dir string) (float64, error) {
+	return l.files(), l.command(dir, 0, "find", filepath.Join(dir, treeName))
+}
+
+func (l *loads) status(dir string) (float64, error) {
+	return l.files(), l.command(dir, 0, "git", l.git(dir, "status", "--porcelain")...)
+}
+
+// grep looks for what no file has.
+func (l *loads) grep(dir string) (float64, error) {
+	return l.files(), l.command(dir, 1, "grep", "-r", "no file has this", filepath.Join(dir, treeName))
+}
+
+// git returns the arguments for a command of git over the tree.
+func (l *loads) git(dir string, args ...string) []string {
+	return append([]string{"-c", "safe.directory=*", "--git-dir=" + filepath.Join(dir, gitName), "--work-tree=" + filepath.Join(dir, treeName)}, args...)
+}
+
+// command runs a program in dir and wants it to exit with code.
+func (l *loads) command(dir string, code int, name string, args ...string) error {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	err := cmd.Run()
+	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != code {
+		return fmt.Errorf("%s: %w\n%s", cmd, cmp.Or(err, errors.New("it has found something")), &said)
+	}
+	return nil
 }

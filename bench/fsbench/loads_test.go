@@ -26,7 +26,7 @@ func TestLoads(t *testing.T) {
 		}
 	}
 	for _, target := range targets() {
-		if target.Least < 1 {
+		if target.Least < 1 && target.Base != peerLocal {
 			t.Errorf("%s: target %v", target.Row, target.Least)
 		}
 	}

@@ -546,6 +546,22 @@ func TestWatchEventsLost(t *testing.T) {
 	}
 }
 
+// TestWatchBrief: directories that are removed as soon as they are made, while the
+// daemon is about to watch them, end no watch.
+func TestWatchBrief(t *testing.T) {
+	for _, method := range piecemealMethods {
+		v := newEnv(t, Config{events: method}, Identity{}, nil)
+		w := v.watch("", true)
+		v.program("i=0; while [ $i -lt 200 ]; do mkdir d$i; rmdir d$i; i=$((i+1)); done; mkdir last")
+		w.until(func(ev *fsproto.WatchEvent) bool {
+			if ev.Kind == fsproto.WatchEnd {
+				t.Fatalf("%v: the watch has ended: %v", method, ev)
+			}
+			return ev.Path == "last"
+		})
+	}
+}
+
 // TestWatchExchange: two directories that change places are both followed.
 func TestWatchExchange(t *testing.T) {
 	for _, m := range methodsHere(t) {

@@ -82,8 +82,11 @@ func (h *watches) list(dir string, made func(place, *fsproto.Attr)) (subdirs []s
 	buf := make([]byte, listBuffer)
 	for {
 		names, end, err := f.Dirents(buf, nil)
-		if err != nil || end {
-			return subdirs, err
+		if end || isErrno(err, unix.ENOENT) { // or removed meanwhile
+			return subdirs, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 		for _, name := range names {
 			at := place{dir, true}.entry(name.Name)

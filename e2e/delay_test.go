@@ -48,6 +48,7 @@ func learning(t *testing.T, test func(t *testing.T, w *world)) {
 // mountStatus is what a test reads of rpycfs status --json.
 type mountStatus struct {
 	Events, Inotify string
+	Told            int `json:"inotify_told"`
 	Lost            int `json:"inotify_lost"`
 	RecalledAll     int `json:"recalled_all"`
 }

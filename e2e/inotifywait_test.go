@@ -24,7 +24,7 @@ func TestInotifywait(t *testing.T) {
 	w.mount("/")
 	must(t, os.Mkdir(second, 0o755))
 	w.mountAt(w.port, "/", second)
-	script := changesOf(uint64(setting(t, "RPYCFS_INOTIFYWAIT_SEED", 1)), setting(t, "RPYCFS_INOTIFYWAIT", 60))
+	script := changesOf(uint64(setting(t, "RPYCFS_INOTIFYWAIT_SEED", 1)), setting(t, "RPYCFS_INOTIFYWAIT", 40))
 
 	want := w.inotifywait(script, local, local, nil)
 	places := map[string]string{"another client": second}

@@ -9,6 +9,15 @@
 //	RPYCFS_E2E_WORKERS=N     processes of the load tests (20)
 //	RPYCFS_E2E_SECONDS=N     how long the load test runs (4)
 //	RPYCFS_E2E_CUTS=N        how often the connection is cut under load (10)
+//	RPYCFS_ONE_DIRECTORY=D   how long processes change names in one directory (3s); if it is
+//	                         given, no call of theirs may take longer than a second
+//	RPYCFS_FLOOD=D           how long the server's disk is changed at full speed (a number of
+//	                         changes); on a tmpfs, by TMPDIR, it is fastest
+//	RPYCFS_DELAYS=N          changes after which it is measured how soon they are seen (30);
+//	                         if it is given, late ones fail the test
+//	RPYCFS_STORES=N          the same for stores into mappings (3)
+//	RPYCFS_INOTIFYWAIT=N     changes of which inotifywait tells (40)
+//	RPYCFS_INOTIFYWAIT_SEED=N  which changes (1)
 //	RPYCFS_HISTORY=D         how long clients are watched for what they see of each other (5s)
 //	RPYCFS_HISTORY_FAULTS=D  the same while they are stopped and cut off (5s); from 1m on
 //	                         some faults last longer than the daemon waits for a client

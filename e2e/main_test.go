@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(workerEnv) != "" {
 		os.Exit(workerMain())
 	}
+	if os.Getenv(jobEnv) != "" {
+		os.Exit(jobMain())
+	}
 	if os.Getenv(writerEnv) != "" {
 		os.Exit(writerMain())
 	}

@@ -66,8 +66,7 @@ type watching struct {
 // watch starts it and waits until it watches.
 func (w *world) watch(args ...string) *watching {
 	w.t.Helper()
-	cmd := w.command("rpycfs", append([]string{"watch", "--json", "--port=" + strconv.Itoa(w.port), "--host-key=accept-new",
-		"--identity=" + filepath.Join(w.dir, "key-"+testUser), "--timeout=20s"}, args...)...)
+	cmd := w.watchCommand(append([]string{"--json"}, args...)...)
 	x := &watching{w: w, cmd: cmd, errs: new(bytes.Buffer)}
 	cmd.Stderr = x.errs
 	out, err := cmd.StdoutPipe()
@@ -80,6 +79,12 @@ func (w *world) watch(args ...string) *watching {
 	}
 	x.unseen = start.Unseen
 	return x
+}
+
+func (w *world) watchCommand(args ...string) *exec.Cmd {
+	w.t.Helper()
+	return w.command("rpycfs", append([]string{"watch", "--port=" + strconv.Itoa(w.port), "--host-key=accept-new",
+		"--identity=" + filepath.Join(w.dir, "key-"+testUser), "--timeout=20s"}, args...)...)
 }
 
 // next reads a line, whose number has to follow.
@@ -207,12 +212,11 @@ func TestWatch(t *testing.T) {
 func TestWatchTerminal(t *testing.T) {
 	w := newWorld(t)
 	w.serve()
-	args := []string{"watch", "--port=" + strconv.Itoa(w.port), "--host-key=accept-new", "--identity=" + filepath.Join(w.dir, "key-"+testUser), "--timeout=20s"}
-	cmd := w.command("rpycfs", append(args, testUser+"@127.0.0.1:/none")...)
+	cmd := w.watchCommand(testUser + "@127.0.0.1:/none")
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "watch 127.0.0.1:/none: there is no such directory") {
 		t.Errorf("a directory that is not there: %v, %s", err, out)
 	}
-	cmd = w.command("rpycfs", append(args, testUser+"@127.0.0.1:/")...)
+	cmd = w.watchCommand(testUser + "@127.0.0.1:/")
 	stderr, err := cmd.StderrPipe()
 	must(t, err)
 	stdout, err := cmd.StdoutPipe()

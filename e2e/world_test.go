@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,6 +45,8 @@ type world struct {
 	daemon *exec.Cmd
 	log    *os.File // the daemon's output
 
+	// inside is a command that the daemon is started by; it may be empty.
+	inside []string
 	// environ is what the programs find in their environment beyond the world's own.
 	environ []string
 }
@@ -145,8 +148,9 @@ func (w *world) serveWith(args []string) {
 	log, err := os.OpenFile(filepath.Join(w.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	must(w.t, err)
 	w.log = log
-	w.daemon = w.command("rpycfsd", append([]string{w.export, "--port=" + strconv.Itoa(w.port),
-		"--state=" + filepath.Join(w.dir, "state")}, args...)...)
+	line := slices.Concat(w.inside, []string{"rpycfsd", w.export, "--port=" + strconv.Itoa(w.port),
+		"--state=" + filepath.Join(w.dir, "state")}, args)
+	w.daemon = w.command(line[0], line[1:]...)
 	w.daemon.Stdout, w.daemon.Stderr = log, log
 	must(w.t, w.daemon.Start())
 	if !eventually(patience, func() bool { return listening(w.port) }) {

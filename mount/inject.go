@@ -337,14 +337,18 @@ type injectThread struct {
 	tid  uint32
 	now  atomic.Pointer[injection] // the call that it is making
 	jobs chan *injection
+
+	moves bool // it has a working directory of its own
 }
 
 func (t *injectThread) run(in *injector) {
 	defer in.left.Done()
 	runtime.LockOSThread() // for good: the thread ends with this
+	t.moves = unix.Unshare(unix.CLONE_FS) == nil
 	t.tid = uint32(unix.Gettid())
 	t.slot.Store(t)
 	for j := range t.jobs {
+		j.thread = t
 		t.now.Store(j)
 		j.err = j.make()
 		t.now.Store(nil)

@@ -178,18 +178,30 @@ func (j *injection) openDir(root int, node fsproto.Node) (int, error) {
 	if node == j.by.void.node {
 		return unix.Openat(root, j.by.void.name, openPath, 0)
 	}
-	mount, err := unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(mount)
-	fd, err := unix.OpenByHandleAt(mount, handleOf(node), openPath)
-	if err != unix.EPERM && err != unix.ESTALE {
-		return fd, err
+	if j.thread.moves {
+		fd, err := openHandle(root, node)
+		if err != unix.EPERM && err != unix.ESTALE {
+			return fd, err
+		}
 	}
 	j.walk(true)
 	defer j.walk(false)
 	return j.walkTo(root, node)
+}
+
+// openHandle opens a directory by its handle. The system call wants to be told the mount
+// by a descriptor that is open for reading, and who watches the directory would hear of
+// that being opened; or by the working directory, which is the calling thread's own here.
+func openHandle(root int, node fsproto.Node) (fd int, err error) {
+	if err := unix.Fchdir(root); err != nil {
+		return -1, err
+	}
+	fd, err = unix.OpenByHandleAt(unix.AT_FDCWD, handleOf(node), openPath)
+	if back := unix.Chdir("/"); back != nil && err == nil { // or the mount would stay busy
+		unix.Close(fd)
+		err = back
+	}
+	return fd, err
 }
 
 // walkTo opens a directory by the names that it and those above were last seen under.

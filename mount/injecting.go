@@ -108,11 +108,11 @@ func (c injecting) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenO
 	return fuse.OK
 }
 
-func (c injecting) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+// Access is asked when a thread enters the root, to open a directory by its handle.
+func (c injecting) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 	if c.inject.of(&in.InHeader) == nil {
-		return c.counted.OpenDir(cancel, in, out)
+		return c.counted.Access(cancel, in)
 	}
-	out.Fh, out.OpenFlags = injectedHandle, fuse.FOPEN_CACHE_DIR|fuse.FOPEN_KEEP_CACHE
 	return fuse.OK
 }
 
@@ -128,12 +128,6 @@ func (c injecting) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 func (c injecting) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	if in.Fh != injectedHandle {
 		c.counted.Release(cancel, in)
-	}
-}
-
-func (c injecting) ReleaseDir(in *fuse.ReleaseIn) {
-	if in.Fh != injectedHandle {
-		c.counted.ReleaseDir(in)
 	}
 }
 

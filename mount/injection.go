@@ -25,13 +25,14 @@ var errStale = errors.New("it has changed again")
 // the kernel makes of it. What differs from that is refused with EIO; no change gets to
 // the daemon.
 type injection struct {
-	by    *injector
-	event *fsproto.Event
-	call  func() error // makes the system call
-	done  chan struct{}
-	err   error // when done is closed
-	clock uint64
-	held  []fsproto.Node // references to be given back
+	by     *injector
+	event  *fsproto.Event
+	call   func() error // makes the system call
+	done   chan struct{}
+	err    error         // when done is closed
+	thread *injectThread // that makes it
+	clock  uint64
+	held   []fsproto.Node // references to be given back
 
 	// What the requests are about. They do not change while the call is made.
 	kind  requestKind   // the change that is made

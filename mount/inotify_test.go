@@ -48,7 +48,8 @@ var maskNames = []struct {
 }{
 	{unix.IN_CREATE, "create"}, {unix.IN_MODIFY, "modify"}, {unix.IN_CLOSE_WRITE, "close"}, {unix.IN_ATTRIB, "attrib"},
 	{unix.IN_DELETE, "delete"}, {unix.IN_DELETE_SELF, "delete self"}, {unix.IN_MOVED_FROM, "from"}, {unix.IN_MOVED_TO, "to"},
-	{unix.IN_MOVE_SELF, "move self"}, {unix.IN_IGNORED, "ignored"}, {unix.IN_Q_OVERFLOW, "overflow"},
+	{unix.IN_MOVE_SELF, "move self"}, {unix.IN_OPEN, "open"}, {unix.IN_ACCESS, "access"}, {unix.IN_CLOSE_NOWRITE, "close unwritten"},
+	{unix.IN_IGNORED, "ignored"}, {unix.IN_Q_OVERFLOW, "overflow"},
 }
 
 // read returns the events that are there now, one a string.
@@ -299,6 +300,29 @@ func TestInotifyMoved(t *testing.T) {
 		w.ok(os.Rename(second+"/"+move[0], second+"/"+move[1]))
 		w.ok(os.Mkdir(fmt.Sprintf("%s/%s/%d", second, move[1], i), 0o755))
 		v.until(fmt.Sprintf(": create %d/", i))
+	}
+}
+
+// TestInotifyOpens: who watches for directories being opened is not told of that when
+// something happens in them elsewhere.
+func TestInotifyOpens(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w, first, second := twoMounts(t)
+	w.ok(os.Mkdir(second+"/sub", 0o755))
+	v := w.watch(first, "", "sub")
+	for _, name := range []string{"", "sub"} {
+		_, err := unix.InotifyAddWatch(v.fd, first+"/"+name, unix.IN_OPEN|unix.IN_ACCESS|unix.IN_CLOSE_NOWRITE|unix.IN_MASK_ADD)
+		w.ok(err)
+	}
+	for i := range 5 {
+		w.ok(os.Mkdir(fmt.Sprintf("%s/sub/%d", second, i), 0o755))
+		for _, e := range v.until(fmt.Sprintf("sub: create %d/", i)) {
+			if !strings.Contains(e, "create") {
+				t.Errorf("event %s", e)
+			}
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ export PATH="$PATH:/usr/local/go/bin:/usr/sbin:/sbin"
 wanted=(
 	fusermount3:fuse3
 	git:git
+	inotifywait:inotify-tools
 	gcc:gcc # the race detector
 	mandoc:mandoc
 	setpriv:util-linux

@@ -96,9 +96,20 @@ func (e *Export) unwatchLocked() bool {
 	e.ended = nil
 	e.mu.Unlock()
 	for _, o := range ended {
-		e.watcher.Unwatch(o)
+		e.unwatchObject(o)
 	}
 	return len(ended) > 0
+}
+
+// unwatchObject ends to watch what neither a lease (Export.objects) nor a watch
+// (watches.tracked) needs: both rest on the same watch of the kernel. watching is held.
+func (e *Export) unwatchObject(o fsevents.Object) {
+	e.mu.Lock()
+	leased := e.objects[o] != nil
+	e.mu.Unlock()
+	if !leased && !e.watches.tracks(o) {
+		e.watcher.Unwatch(o)
+	}
 }
 
 // gone notes that a node's watch has ended with the object.

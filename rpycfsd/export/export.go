@@ -127,7 +127,7 @@ type Export struct {
 	leases    leases
 	watcher   *fsevents.Watcher
 	piecemeal bool       // it watches what it is told to, not everything
-	watching  sync.Mutex // held by what begins or ends to watch; Export.mu is taken under it
+	watching  sync.Mutex // held by what begins or ends to watch; Export.mu and watches.mu are taken under it
 	refused   sync.Once  // for the log: something could not be watched
 	watches   watches
 

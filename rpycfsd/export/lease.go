@@ -424,6 +424,9 @@ func (l *leases) overflow(blind bool) {
 	l.all, l.blind = l.clock, l.blind || blind
 	for s := range l.sessions {
 		l.fence(s)
-		s.notices.lost = s.notices.wanted
+		if s.notices.wanted {
+			s.notices.lost = true
+			s.sendNoticesSoon()
+		}
 	}
 }

@@ -117,7 +117,12 @@ func (s *Session) notify(event fsproto.Event, waits []*recall) {
 		return
 	}
 	q.queue = append(q.queue, notice{event, waits})
-	if !q.sending {
+	s.sendNoticesSoon()
+}
+
+// sendNoticesSoon sees to it that calls are made; leases.mu is held.
+func (s *Session) sendNoticesSoon() {
+	if q := &s.notices; !q.sending && !s.recalls.closed {
 		q.sending = true
 		s.recalls.sender.Go(s.sendNotices)
 	}
@@ -166,7 +171,7 @@ func (s *Session) nextNotices() (req *fsproto.EventsReq, waits []*recall, peer *
 	l, q := &s.e.leases, &s.notices
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(q.queue) == 0 || s.recalls.closed {
+	if len(q.queue) == 0 && !q.lost || s.recalls.closed {
 		q.queue, q.sending = nil, false
 		return nil, nil, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/fsevents"
 	"github.com/rpycfs/rpycfs/rpc"
 	"github.com/rpycfs/rpycfs/rpc/rpctest"
 )
@@ -18,13 +19,14 @@ import (
 type listener struct {
 	*env
 	told    chan fsproto.Event
+	lost    chan struct{} // receives that some are missing
 	recalls chan struct{} // receives before a recall is answered; nil: it is at once
 }
 
 // listener attaches to the export of v.
 func (v *env) listener(events bool) *listener {
 	v.t.Helper()
-	l := &listener{told: make(chan fsproto.Event, 10000), recalls: make(chan struct{})}
+	l := &listener{told: make(chan fsproto.Event, 10000), lost: make(chan struct{}, 100), recalls: make(chan struct{})}
 	other := *v
 	l.env = &other
 	l.s = v.session(Identity{Name: "listener"})
@@ -38,6 +40,9 @@ func (v *env) listener(events bool) *listener {
 		return nil
 	})
 	rpc.Handle(&calls, fsproto.Events, func(_ context.Context, _ *rpc.Request, req *fsproto.EventsReq, _ *fsproto.Empty) error {
+		if req.Lost {
+			l.lost <- struct{}{}
+		}
 		for _, e := range req.Events {
 			l.told <- e
 		}
@@ -189,5 +194,18 @@ func TestNoticesMerge(t *testing.T) {
 		} else if !got {
 			q.queue = append(q.queue, notice{event: *step.e})
 		}
+	}
+}
+
+// TestNoticesLost: that the kernel has lost events is told at once, not with the next one.
+func TestNoticesLost(t *testing.T) {
+	v := newEnv(t, Config{}, Identity{Name: "first"}, nil)
+	l := v.listener(true)
+	close(l.recalls)
+	v.e.happened([]fsevents.Event{{Kind: fsevents.Overflow}})
+	select {
+	case <-l.lost:
+	case <-time.After(soon):
+		t.Error("it is not told")
 	}
 }

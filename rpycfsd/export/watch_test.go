@@ -365,6 +365,29 @@ func TestWatchReleased(t *testing.T) {
 	}
 }
 
+// TestWatchAndLease: where directories are watched one by one, the end of a watch takes
+// no events from sessions with leases, nor the end of such a session from a watch.
+func TestWatchAndLease(t *testing.T) {
+	for _, method := range piecemealMethods {
+		a, b := twoLeasers(t, Config{events: method}, makeTree)
+		w := b.watch("", true)
+		d := a.believed("d")[0]
+		must(t, w.v.client.Release(context.Background(), w.ref))
+		b.env.idle()
+		a.program("touch d/new")
+		if r := a.recalled(); len(r.Nodes) != 1 || r.Nodes[0].Node != d {
+			t.Errorf("%v: after the end of a watch %+v is recalled", method, r)
+		}
+
+		w = b.watch("", true)
+		a.believed("d")
+		a.s.Close()
+		b.e.unwatchEnded()
+		b.program("touch d/newer")
+		w.until(func(ev *fsproto.WatchEvent) bool { return ev.Path == "d/newer" })
+	}
+}
+
 // TestWatchOverflow: a listener that does not read gets one overflow in place of what
 // found no room, and goes on behind it.
 func TestWatchOverflow(t *testing.T) {
@@ -542,6 +565,22 @@ func TestWatchEventsLost(t *testing.T) {
 			}
 			v.sh("w", "mkfifo w/sub/deep/p")
 			w.expect("afterwards", "create sub/deep/p by server")
+		})
+	}
+}
+
+// TestWatchBrief: directories that are removed as soon as they are made, while the
+// daemon is about to watch them, end no watch.
+func TestWatchBrief(t *testing.T) {
+	for _, method := range piecemealMethods {
+		v := newEnv(t, Config{events: method}, Identity{}, nil)
+		w := v.watch("", true)
+		v.program("i=0; while [ $i -lt 200 ]; do mkdir d$i; rmdir d$i; i=$((i+1)); done; mkdir last")
+		w.until(func(ev *fsproto.WatchEvent) bool {
+			if ev.Kind == fsproto.WatchEnd {
+				t.Fatalf("%v: the watch has ended: %v", method, ev)
+			}
+			return ev.Path == "last"
 		})
 	}
 }

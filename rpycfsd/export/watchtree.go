@@ -82,8 +82,11 @@ func (h *watches) list(dir string, made func(place, *fsproto.Attr)) (subdirs []s
 	buf := make([]byte, listBuffer)
 	for {
 		names, end, err := f.Dirents(buf, nil)
-		if err != nil || end {
-			return subdirs, err
+		if end || isErrno(err, unix.ENOENT) { // or removed meanwhile
+			return subdirs, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 		for _, name := range names {
 			at := place{dir, true}.entry(name.Name)
@@ -129,14 +132,33 @@ func (h *watches) trackPath(dir string, p *beneath.Path) error {
 	if full {
 		return fmt.Errorf("%d directories are watched: %w", h.e.cfg.maxTracked, unix.ENOSPC)
 	}
+	h.e.watching.Lock()
+	defer h.e.watching.Unlock()
 	o, err := h.e.watcher.Watch(p)
 	if err != nil {
 		return err
 	}
 	if old := h.place(o, dir); old != "" {
-		h.e.watcher.Unwatch(old)
+		h.e.unwatchObject(old)
 	}
 	return nil
+}
+
+// tracks reports whether some watch needs a directory.
+func (h *watches) tracks(o fsevents.Object) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, ok := h.tracked[o]
+	return ok
+}
+
+// unwatch ends to watch directories. tree is held.
+func (h *watches) unwatch(dropped []fsevents.Object) {
+	h.e.watching.Lock()
+	defer h.e.watching.Unlock()
+	for _, o := range dropped {
+		h.e.unwatchObject(o)
+	}
 }
 
 // place enters where a directory is that is watched, and returns the one that was
@@ -203,9 +225,7 @@ func (h *watches) drop(gone func(dir string) bool) {
 		}
 	}
 	h.mu.Unlock()
-	for _, o := range dropped {
-		h.e.watcher.Unwatch(o)
-	}
+	h.unwatch(dropped)
 }
 
 // retrack watches everything anew that is needed, after events were lost.
@@ -222,14 +242,7 @@ func (h *watches) retrack() {
 	}
 	h.tree.Lock()
 	defer h.tree.Unlock()
-	for o := range before {
-		h.mu.Lock()
-		_, again := h.tracked[o]
-		h.mu.Unlock()
-		if !again {
-			h.e.watcher.Unwatch(o)
-		}
-	}
+	h.unwatch(slices.Collect(maps.Keys(before)))
 }
 
 // endErrno is why a watch cannot go on.

@@ -26,8 +26,8 @@ type Extra struct {
 	// Started is called with the call's own slot and sequence number before the
 	// call is sent, for use in After. Slotted operations only.
 	Started func(Dep)
-	// Left is called with the reply, a *Res, or the error of a call that was left
-	// to itself, once it has ended; see Leaver.
+	// Left is called with the reply, a *Res, or the error of a call that failed with
+	// ErrLeft, once it has ended.
 	Left func(res any, err error)
 }
 
@@ -367,6 +367,9 @@ type leaving struct{ context.Context }
 
 func (l leaving) Left() <-chan struct{} { return l.Done() }
 
+// ErrLeft says that a call goes on, and that Extra.Left will be told of its end.
+var ErrLeft = errors.New("the call is left to itself")
+
 // errLeft is why a connection ends that holds the data of a call that was left.
 var errLeft = errors.New("rpc: a call was left in the middle of its data")
 
@@ -414,7 +417,10 @@ func (p *Peer) abandon(ctx context.Context, c *call) (left bool, err error) {
 			if held {
 				c.awaitWritten(l, leave, leaving)
 			}
-			return left, context.Cause(ctx)
+			if left {
+				return true, fmt.Errorf("%w: %w", ErrLeft, context.Cause(ctx))
+			}
+			return false, context.Cause(ctx)
 		}
 		var late <-chan time.Time
 		if leaving {

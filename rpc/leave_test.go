@@ -68,7 +68,7 @@ func TestLeave(t *testing.T) {
 				Data: data, Started: func(rpc.Dep) { close(started) },
 				Left: func(res any, err error) { ends <- end{res.(*number).N, err} },
 			})
-			if !errors.Is(err, context.Canceled) {
+			if !errors.Is(err, context.Canceled) || !errors.Is(err, rpc.ErrLeft) {
 				t.Errorf("call %d: %v", i, err)
 			}
 			clear(data) // it is the caller's again

@@ -26,7 +26,8 @@ type job struct {
 	Dir    string // absolute, without symlinks
 
 	login.Person
-	Timeout time.Duration // 0: the usual one
+	Timeo time.Duration // 0: the usual ones
+	Soft  bool
 
 	Flags      uintptr
 	ACL        *bool
@@ -58,7 +59,7 @@ func prepare(a *mountopt.Args) (*job, error) {
 			Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
 			Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey, Hints: hints,
 		},
-		Timeout: o.Timeout, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock, NoInotify: o.NoInotify,
+		Timeo: o.Timeo, Soft: o.Soft, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock, NoInotify: o.NoInotify,
 		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
 		IDs: mount.IDs{
 			Map: mappings[o.IDMap], LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),

@@ -138,7 +138,7 @@ func (s *Session) Close(ctx context.Context) error {
 	defer cancel()
 	var err error
 	if s.peer.Connected() {
-		err = s.peer.Logout(ctx)
+		err = s.peer.Logout(rpc.Leaving(ctx))
 	}
 	s.cancel()
 	s.peer.End(errors.New("closed"))

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rpycfs/rpycfs/internal/mounts"
 )
 
@@ -197,5 +199,60 @@ func TestAlreadyMounted(t *testing.T) {
 	r := w.run(nil, "mount.rpycfs", "127.0.0.1:/", w.point, "-o", "port="+w.port()+",credentials="+w.tmp+"/cred")
 	if r.code != 32 || !strings.Contains(r.stderr, "busy") {
 		t.Errorf("code %d: %q", r.code, r.stderr)
+	}
+}
+
+// TestStale kills the process behind a mount: the next one takes its place. A mount of
+// another program's that is as dead is left alone, and named.
+func TestStale(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w := newWorld(t)
+	w.mount("/")
+	m, err := mounts.At(w.point)
+	w.ok(err)
+	held, err := os.Open(w.point)
+	w.ok(err)
+	defer held.Close()
+	p, err := mounts.Server(m.Dev)
+	w.ok(err)
+	w.ok(p.Signal(syscall.SIGKILL))
+	w.ok(p.Wait(t.Context()))
+	p.Close()
+
+	args := []string{"127.0.0.1:/", w.point, "-o", "port=" + w.port(), "-o", "credentials=" + w.tmp + "/cred"}
+	if r := w.run(nil, "mount.rpycfs", args...); r.code != 0 || r.stderr != "" {
+		t.Fatalf("over a stale mount: code %d, %s", r.code, r.stderr)
+	}
+	list, err := mounts.List()
+	w.ok(err)
+	n := 0
+	for _, m := range list {
+		if m.Point == w.point {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d mounts at the mount point", n)
+	}
+	if err := os.WriteFile(w.point+"/file", nil, 0o644); err != nil {
+		t.Error(err)
+	}
+	if r := w.run(nil, "mount.rpycfs", args...); r.code != 32 || !strings.Contains(r.stderr, "busy: 127.0.0.1:/ is mounted there") {
+		t.Errorf("over a mount that lives: code %d, %s", r.code, r.stderr)
+	}
+	w.unmount()
+
+	if os.Geteuid() != 0 {
+		return
+	}
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR, 0)
+	w.ok(err)
+	w.ok(unix.Mount("other", w.point, "fuse.other", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd)))
+	defer mounts.Unmount(w.point, mounts.UnmountOptions{Lazy: true})
+	w.ok(unix.Close(fd))
+	if r := w.run(nil, "mount.rpycfs", args...); r.code != 32 || !strings.Contains(r.stderr, "other, a mount of type fuse.other on "+w.point+", whose process is gone") {
+		t.Errorf("over another program's stale mount: code %d, %s", r.code, r.stderr)
 	}
 }

@@ -86,7 +86,8 @@ func newCredentials(peer *rpc.Peer, ids *idMap) *credentials {
 		},
 		groups: groupsOf, ids: ids, now: time.Now, known: make(map[string]*credential),
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
+	c.ctx, c.cancel = rpc.Leaving(ctx), cancel
 	for i := range c.callers {
 		c.callers[i].seen = make(map[caller]sighting)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
 )
 
 // maxForgets bounds the nodes that wait to be forgotten at the daemon. Beyond
@@ -38,7 +39,7 @@ type forgetQueue struct {
 func newForgetQueue(send func(context.Context, []fsproto.Forgotten) error, log *slog.Logger) *forgetQueue {
 	ctx, cancel := context.WithCancel(context.Background())
 	q := &forgetQueue{send: send, log: log, cancel: cancel, done: make(chan struct{}), wake: make(chan struct{}, 1), batch: make(chan struct{})}
-	go q.run(ctx)
+	go q.run(rpc.Leaving(ctx))
 	return q
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
 )
 
 // Programs that wait for changes by inotify(7) are told by the kernel, and only of what
@@ -76,7 +77,8 @@ type queued struct {
 
 func newInjector(fs *FS) *injector {
 	in := &injector{fs: fs, log: fs.log, void: newVoid(fs), freed: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
-	in.ctx, in.cancel = context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
+	in.ctx, in.cancel = rpc.Leaving(ctx), cancel
 	return in
 }
 

@@ -62,7 +62,9 @@ func (fs *FS) tell(ctx context.Context, l *late) error {
 }
 
 func (fs *FS) tellNow(l *late, t *telling) {
-	t.err = rpc.Call(context.Background(), fs.peer, l.op, l.req, &fsproto.OpenRes{})
+	t.err = fs.link.behind(&l.op.Info, func(ctx context.Context) error {
+		return rpc.Call(ctx, fs.peer, l.op, l.req, &fsproto.OpenRes{})
+	})
 	l.mu.Lock()
 	l.known = t.err == nil
 	l.telling = nil
@@ -167,7 +169,7 @@ func (fs *FS) toldFor(cancel <-chan struct{}, h *fuse.InHeader, fh uint64) fuse.
 	if fs.handles.isTold(fh) {
 		return fuse.OK
 	}
-	ctx := begin(cancel, h, &fsproto.Open.Info)
+	ctx := fs.begin(cancel, h, &fsproto.Open.Info, 0)
 	defer ctx.end()
 	fs.calling(h)
 	return errno(fs.toldOf(ctx, fh))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
 )
 
 // Waiting for holders that are closing; see lockKeeper.awaitClosing.
@@ -56,7 +57,8 @@ type lockOwner struct {
 
 func newLockKeeper(g *guard) *lockKeeper {
 	k := &lockKeeper{guard: g, nodes: make(map[fsproto.Node]*nodeLocks)}
-	k.ctx, k.cancel = context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
+	k.ctx, k.cancel = rpc.Leaving(ctx), cancel
 	return k
 }
 

@@ -24,7 +24,8 @@
 //
 // On a local disk stat, open or mkdir never fail with EINTR. The kernel reports
 // every signal that a caller receives, so a call is given up only if the caller
-// is being killed, or some seconds later; see request.
+// is being killed, or some seconds later; see request. What a change that was given
+// up has done is found out when the daemon has answered it; see leftBehind.
 //
 // # When the session is over
 //
@@ -76,6 +77,11 @@ type Config struct {
 	// It is so without Callbacks too.
 	NoInotify bool
 
+	// Timeo is for how long a request waits for a daemon that is out of reach; 0:
+	// DefaultTimeo. Then it goes on waiting, or, if Soft is set, fails with ETIMEDOUT.
+	Timeo time.Duration
+	Soft  bool
+
 	Logger *slog.Logger // nil: slog.Default
 }
 
@@ -84,6 +90,7 @@ type FS struct {
 	fuse.RawFileSystem // answers ENOSYS to what is not implemented
 	cfg                Config
 	peer               *rpc.Peer
+	link               *link
 	log                *slog.Logger
 	ids                *idMap
 	creds              *credentials // nil unless the daemon acts with the caller's rights
@@ -103,6 +110,7 @@ type FS struct {
 	naming  *naming
 	backlog backlog
 	space   spaceCache
+	root    lastAttr
 	sizes   sizeChanges
 	forgets *forgetQueue
 	trimmer *trimmer
@@ -124,6 +132,7 @@ type FS struct {
 	requests                [requestKinds]requestCount
 	bytesRead, bytesWritten atomic.Uint64
 	invalidations           atomic.Uint64
+	unwritten               unwritten
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -144,6 +153,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		cfg:           cfg,
 		peer:          peer,
+		link:          newLink(peer, &cfg),
 		log:           cfg.Logger,
 		ids:           cfg.IDs.bind(peer, &res),
 		runAs:         res.RunAs,
@@ -167,6 +177,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 	fs.forgets = newForgetQueue(fs.sendForgets, cfg.Logger)
 	fs.trimmer = newTrimmer(fs.nodes)
 	fs.nodes.note(&res.Entry, fsproto.RootNode, "")
+	fs.root.put(&res.Entry.Attr)
 	return fs, nil
 }
 
@@ -230,6 +241,9 @@ func (c *Config) setDefaults() {
 			*d = DefaultTimeout
 		}
 	}
+	if c.Timeo == 0 {
+		c.Timeo = DefaultTimeo
+	}
 	if c.ReadAhead == 0 {
 		c.ReadAhead = 8 << 10
 	}
@@ -246,6 +260,7 @@ func (fs *FS) Init(s *fuse.Server) {
 
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
+	fs.link.stop()
 	fs.inject.stop()
 	if fs.locks != nil {
 		fs.locks.stop()

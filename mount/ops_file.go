@@ -203,7 +203,7 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
 	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}
 	var res fsproto.AttrRes
-	ctx := begin(cancel, &in.InHeader, &fsproto.Read.Info)
+	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Read.Info, 0)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
 	err := fs.sizes.wait(ctx, node)
@@ -254,7 +254,7 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 		return 0, fuse.EBADF
 	}
 	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
-	ctx := begin(cancel, &in.InHeader, &fsproto.Write.Info)
+	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Write.Info, 0)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
 	var n uint32
@@ -268,6 +268,9 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	})
 	fs.nodes.touch(f.node)
 	if !st.Ok() {
+		if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+			fs.unwritten.note(len(data), st)
+		}
 		return 0, st
 	}
 	switch {
@@ -314,7 +317,8 @@ type result struct {
 
 func (fs *FS) writeOnce(ctx context.Context, node fsproto.Node, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
 	var res fsproto.WriteRes
-	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Write, &req, &res, rpc.Extra{Data: data}); err != nil {
+	x := rpc.Extra{Data: data, Left: func(any, error) { fs.notices.invalidate(node) }}
+	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Write, &req, &res, x); err != nil {
 		return 0, req.Offset, err
 	}
 	if uint64(res.Count) > uint64(len(data)) {
@@ -378,7 +382,10 @@ func (fs *FS) closeFile(h *fuse.InHeader, fh uint64) bool {
 func (fs *FS) release(h fsproto.Handle) {
 	fs.backlog.begin()
 	defer fs.backlog.end(1)
-	if err := rpc.Call(context.Background(), fs.peer, fsproto.Release, &fsproto.ReleaseReq{Handle: h}, &fsproto.Empty{}); err != nil {
+	err := fs.link.behind(&fsproto.Release.Info, func(ctx context.Context) error {
+		return rpc.Call(ctx, fs.peer, fsproto.Release, &fsproto.ReleaseReq{Handle: h}, &fsproto.Empty{})
+	})
+	if err != nil {
 		fs.log.Debug("release", "handle", uint64(h), "err", err)
 	}
 }

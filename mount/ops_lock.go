@@ -70,7 +70,7 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
-	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
+	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, 0)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
@@ -135,7 +135,7 @@ func (fs *FS) setlk(ctx context.Context, req fsproto.SetlkReq) (*fsproto.SetlkRe
 	case a := <-answers:
 		return a.res, a.err
 	case <-ctx.Done():
-		return nil, context.Canceled
+		return nil, ctx.Err()
 	}
 }
 
@@ -168,7 +168,7 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	if l.Kind == fsproto.LockPosix && asksOFD(in.Pid) {
 		l.Kind = fsproto.LockOFD
 	}
-	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
+	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, locking)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
 	node := fs.asked(in, &l)
@@ -207,6 +207,10 @@ func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn,
 		return grantError(e)
 	case <-fs.peer.Context().Done():
 		return rpc.ErrGone
+	case <-ctx.Done(): // the daemon is out of reach
+		fs.callbacks.forget(number)
+		fs.locks.settling.Go(func() { fs.undoSetlk(req) })
+		return ctx.Err()
 	case <-cancel:
 	}
 	var gone fsproto.CancellkRes
@@ -227,7 +231,7 @@ func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn,
 	case <-ctx.Done():
 		fs.callbacks.forget(number)
 		fs.locks.settling.Go(func() { fs.undoSetlk(req) })
-		return context.Canceled
+		return ctx.Err()
 	}
 }
 
@@ -290,11 +294,15 @@ func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	if _, may := fs.locks.changes(fsproto.Node(in.NodeId), &req.Lock); !may {
 		return fuse.OK
 	}
-	ctx := begin(cancel, &in.InHeader, &fsproto.Setlk.Info)
+	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, dying)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
-	if err := fs.unlock(ctx, fsproto.Node(in.NodeId), &req); err != nil {
+	err := fs.unlock(ctx, fsproto.Node(in.NodeId), &req)
+	if err != nil {
 		fs.log.Debug("unlock at close", "err", err) // a lost lock shows with the next use
+	}
+	if ctx.Err() != nil { // nobody waits any more
+		fs.locks.settling.Go(func() { _ = fs.unlock(fs.locks.ctx, fsproto.Node(in.NodeId), &req) })
 	}
 	return fuse.OK
 }

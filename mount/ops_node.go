@@ -3,6 +3,7 @@ package mount
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,9 +18,21 @@ import (
 
 // call makes a call for a request of the kernel and maps its error.
 func call[Req, Res any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[Req, Res], req *Req, res *Res) fuse.Status {
-	ctx := begin(cancel, h, &op.Info)
+	ctx := fs.begin(cancel, h, &op.Info, 0)
 	defer ctx.end()
 	return errno(callAs(ctx, fs, h, op, req, res))
+}
+
+// callBriefly is call, but if the daemon is out of reach it ends soon and is not told
+// to the caller: away is set then.
+func callBriefly[Req, Res any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[Req, Res], req *Req, res *Res) (st fuse.Status, away bool) {
+	if !fs.link.connected() {
+		return fuse.OK, true
+	}
+	ctx := fs.begin(cancel, h, &op.Info, brief)
+	defer ctx.end()
+	err := callAs(ctx, fs, h, op, req, res)
+	return errno(err), errors.Is(err, errApart) || errors.Is(err, errTimedOut)
 }
 
 // callAs makes a call with the credential of whose request it is for, and sees
@@ -34,8 +47,15 @@ func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc
 		return err
 	}
 	fs.calling(h)
-	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, rpc.Extra{Cred: cred.number()})
-	cred.release(op.Slotted() && errors.Is(err, context.Canceled))
+	x := rpc.Extra{Cred: cred.number()}
+	if op.Slotted() {
+		x.Left = func(res any, err error) {
+			cred.release(false)
+			fs.leftBehind(req, res, err)
+		}
+	}
+	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, x)
+	cred.release(errors.Is(err, rpc.ErrLeft))
 	if err == nil {
 		fs.ids.learn(ctx, res)
 	}
@@ -68,6 +88,7 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	defer fs.naming.begin()()
 	req := fsproto.LookupReq{Parent: fsproto.Node(h.NodeId), Name: name}
 	var res fsproto.LookupRes
+	clock := fs.nodes.clock.read()
 	if st := call(fs, cancel, h, fsproto.Lookup, &req, &res); !st.Ok() {
 		return st
 	}
@@ -87,6 +108,7 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	if hot {
 		out.SetEntryTimeout(0)
 	}
+	fs.leases.keep(res.Entry.Node, &res.Entry.Attr, clock)
 	return st
 }
 
@@ -131,17 +153,49 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && fs.handles.isTold(in.Fh()) {
 		req.Handle = fsproto.Handle(in.Fh())
 	}
-	var res fsproto.AttrRes
 	defer fs.nodes.asking(req.Node)()
-	if a, here := fs.attrHere(req.Node); here {
-		res.Attr = a
-	} else if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
+	res, st := fs.getattr(cancel, &in.InHeader, &req)
+	if !st.Ok() {
 		return st
 	}
-	fs.show(req.Node, &res.Attr)
 	fs.fillAttrOut(out, req.Node, &res.Attr, true)
 	return fuse.OK
 }
+
+// getattr returns attributes: those that are kept, or the daemon's. Those of the root
+// are always at hand, because programs that want nothing of the mount ask for them: who
+// lists the directory above it, or unmounts it.
+func (fs *FS) getattr(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto.GetattrReq) (res fsproto.AttrRes, st fuse.Status) {
+	a, here := fs.attrHere(req.Node)
+	clock := fs.nodes.clock.read()
+	switch {
+	case here:
+		res.Attr = a
+	case req.Node == fsproto.RootNode:
+		var away bool
+		if st, away = callBriefly(fs, cancel, h, fsproto.Getattr, req, &res); away {
+			return fsproto.AttrRes{Attr: fs.root.get()}, fuse.OK
+		}
+	default:
+		st = call(fs, cancel, h, fsproto.Getattr, req, &res)
+	}
+	if !st.Ok() {
+		return res, st
+	}
+	fs.show(req.Node, &res.Attr)
+	fs.leases.keep(req.Node, &res.Attr, clock)
+	if req.Node == fsproto.RootNode {
+		fs.root.put(&res.Attr)
+	}
+	return res, fuse.OK
+}
+
+// lastAttr are attributes that were told last.
+type lastAttr struct{ last atomic.Pointer[fsproto.Attr] }
+
+func (l *lastAttr) put(a *fsproto.Attr) { l.last.Store(new(*a)) }
+
+func (l *lastAttr) get() fsproto.Attr { return *l.last.Load() }
 
 // Statx is sent by kernels from 6.6 on when a program asks for the birth time.
 func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
@@ -149,15 +203,12 @@ func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut
 	if in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0 && fs.handles.isTold(in.Fh) {
 		req.Handle = fsproto.Handle(in.Fh)
 	}
-	var res fsproto.AttrRes
 	defer fs.nodes.asking(req.Node)()
-	if a, here := fs.attrHere(req.Node); here {
-		res.Attr = a
-	} else if st := call(fs, cancel, &in.InHeader, fsproto.Getattr, &req, &res); !st.Ok() {
+	res, st := fs.getattr(cancel, &in.InHeader, &req)
+	if !st.Ok() {
 		return st
 	}
 	fs.access.saw(req.Node, &res.Attr)
-	fs.show(req.Node, &res.Attr)
 	fs.fillStatx(&out.Statx, &res.Attr)
 	out.SetTimeout(fs.attrTimeout(req.Node, &res.Attr))
 	return fuse.OK
@@ -188,7 +239,7 @@ func (fs *FS) fillStatx(out *fuse.Statx, a *fsproto.Attr) {
 
 // SetAttr changes attributes.
 func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	ctx := begin(cancel, &in.InHeader, &fsproto.Setattr.Info)
+	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setattr.Info, 0)
 	defer ctx.end()
 	req := setattrReq(in)
 	err := fs.setOwner(ctx, in, &req)
@@ -277,7 +328,7 @@ func setattrReq(in *fuse.SetAttrIn) fsproto.SetattrReq {
 // Access asks the daemon, which alone decides about rights. The kernel asks for
 // access(2) and chdir(2), and only where it does not check permissions itself.
 func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
-	ctx := begin(cancel, &in.InHeader, &fsproto.Access.Info)
+	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Access.Info, 0)
 	defer ctx.end()
 	cred, err := fs.creds.of(ctx, &in.InHeader)
 	if err != nil {
@@ -298,17 +349,28 @@ func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 	return fuse.OK
 }
 
-// StatFs tells about the file system that holds the node.
+// StatFs tells about the file system that holds the node; while the daemon is out of
+// reach, what it has told last: df(1) looks at all mounts of a machine.
 func (fs *FS) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	req := fsproto.StatfsReq{Node: fsproto.Node(h.NodeId)}
 	res, here := fs.space.get(fs.nodes.clock.read())
 	if !here {
 		clock := fs.nodes.clock.read()
-		if st := call(fs, cancel, h, fsproto.Statfs, &req, &res); !st.Ok() {
-			return st
+		last, known := fs.space.last()
+		var st fuse.Status
+		away := false
+		if known {
+			st, away = callBriefly(fs, cancel, h, fsproto.Statfs, &req, &res)
+		} else {
+			st = call(fs, cancel, h, fsproto.Statfs, &req, &res)
 		}
-		if fs.leases != nil {
-			fs.space.put(res, clock)
+		switch {
+		case away:
+			res = last
+		case !st.Ok():
+			return st
+		default:
+			fs.space.put(res, clock, fs.leases != nil)
 		}
 	}
 	*out = fuse.StatfsOut{

@@ -262,6 +262,7 @@ func (fs *FS) serve(d *dir, add addEntry) {
 		if e.Known && !fs.nodes.changedSince(e.Entry.Node, p.clock) && !fs.nodes.newer(e.Entry.Node, &e.Entry.Attr) {
 			node = &e.Entry
 			fs.show(node.Node, &node.Attr)
+			fs.leases.keep(node.Node, &node.Attr, p.clock)
 		}
 		added, taken := add(fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}, node, p)
 		if !added {

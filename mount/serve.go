@@ -70,6 +70,8 @@ func (fs *FS) serveDevice(fd int, dir string, opts *fuse.MountOptions) (*fuse.Se
 	var err error
 	if fs.device, err = newDevice(fd); err != nil {
 		unix.Close(fd)
+	} else {
+		fs.link.mounted(fs.device.fd)
 	}
 	raw := injecting{counted{fs}}
 	var server *fuse.Server

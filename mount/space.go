@@ -87,6 +87,7 @@ type spaceCache struct {
 	res   fsproto.StatfsRes
 	clock uint64 // of the node table, before the daemon was asked
 	until time.Time
+	known bool
 }
 
 func (c *spaceCache) get(clock uint64) (fsproto.StatfsRes, bool) {
@@ -95,8 +96,21 @@ func (c *spaceCache) get(clock uint64) (fsproto.StatfsRes, bool) {
 	return c.res, c.clock == clock && time.Now().Before(c.until)
 }
 
-func (c *spaceCache) put(res fsproto.StatfsRes, clock uint64) {
+// put remembers what was told. It is believed for a while only if the daemon would tell
+// of changes by others that matter more than this.
+func (c *spaceCache) put(res fsproto.StatfsRes, clock uint64, believe bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.res, c.clock, c.until = res, clock, time.Now().Add(spaceLasts)
+	c.res, c.clock, c.until = res, clock, time.Time{}
+	c.known = true
+	if believe {
+		c.until = time.Now().Add(spaceLasts)
+	}
+}
+
+// last returns what was told last.
+func (c *spaceCache) last() (res fsproto.StatfsRes, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.res, c.known
 }

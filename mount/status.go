@@ -2,6 +2,7 @@ package mount
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -35,6 +36,14 @@ type Status struct {
 	InotifyTold uint64 `json:"inotify_told"` // changes that they were told of
 	InotifyLost uint64 `json:"inotify_lost"` // changes that they were not told of, as far as is known
 
+	// What happens while the server is out of reach.
+	Soft    bool         `json:"soft"`              // requests fail after Timeo, and do not wait on
+	Timeo   float64      `json:"timeo_seconds"`     // for how long they wait at least
+	Failing bool         `json:"failing"`           // requests fail at once: the server has been silent for Timeo
+	Waiting []WaitStatus `json:"waiting,omitempty"` // what waits for the server, by operation, the longest first
+	// What the kernel had taken for written, and is not.
+	Unwritten *UnwrittenStatus `json:"unwritten,omitempty"`
+
 	Requests map[string]RequestStatus `json:"requests"` // of the kernel, by their names in fuse(4)
 	Calls    map[string]CallStatus    `json:"calls"`    // to the server, by operation
 	Served   map[string]ServedStatus  `json:"served"`   // of the server, by operation
@@ -52,6 +61,23 @@ type CallStatus struct {
 	Errors      uint64 `json:"errors"`      // of Count
 	InFlight    uint64 `json:"in_flight"`   // begun and not ended
 	Nanoseconds int64  `json:"nanoseconds"` // that Count took together
+}
+
+// WaitStatus tells of requests of the kernel, and of calls that none waits for, that
+// have waited for the server for longer than a moment.
+type WaitStatus struct {
+	Op    string    `json:"operation"`
+	Count int       `json:"count"`
+	Since time.Time `json:"since"`         // of the one that waits longest
+	PID   uint32    `json:"pid,omitempty"` // on whose behalf, the thread; none if it is the kernel's own
+}
+
+// UnwrittenStatus tells of data that programs had stored into mappings, and the server
+// did not take or could not be told of. They were told by fsync, msync or close.
+type UnwrittenStatus struct {
+	Bytes uint64    `json:"bytes"`
+	Error string    `json:"error"` // of the last
+	Last  time.Time `json:"last"`
 }
 
 // ServedStatus counts the calls of one operation that were answered.
@@ -81,6 +107,8 @@ func (fs *FS) Status() Status {
 		Served:        make(map[string]ServedStatus),
 	}
 	fs.leases.status(&s)
+	fs.link.status(&s)
+	s.Unwritten = fs.unwritten.get()
 	if in := fs.inject; in != nil {
 		s.InotifyTold, s.InotifyLost = in.told.Load(), in.lost.Load()
 	}

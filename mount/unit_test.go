@@ -176,10 +176,32 @@ func TestKillPending(t *testing.T) {
 	}
 }
 
+func TestEndPending(t *testing.T) {
+	for text, want := range map[string]bool{
+		"SigPnd:\t0000000000000000\nShdPnd:\t0000000000000000\nSigBlk:\t0000000000000000\n": false,
+		"SigPnd:\t0000000000000000\nShdPnd:\t0000000000000002\nSigBlk:\t0000000000000000\n": true,  // SIGINT
+		"SigPnd:\t0000000000004000\nShdPnd:\t0000000000000000\nSigBlk:\t0000000000000000\n": true,  // SIGTERM
+		"SigPnd:\t0000000000000000\nShdPnd:\t0000000000000002\nSigBlk:\t0000000000000002\n": false, // blocked
+		"SigPnd:\t0000000000402000\nShdPnd:\t0000000000000000\nSigBlk:\t0000000000000000\n": false, // SIGURG, SIGALRM
+		"nonsense": false,
+	} {
+		if got := endPending([]byte(text)); got != want {
+			t.Errorf("%q: %t", text, got)
+		}
+	}
+	if asksToEnd(uint32(os.Getpid())) || exiting(uint32(os.Getpid())) || !exiting(1<<31-1) {
+		t.Error("this process is neither asked to end nor does it, and no process is gone")
+	}
+}
+
 // TestRequestCancel interrupts a request whose caller is gone.
 func TestRequestCancel(t *testing.T) {
+	peer := rpc.NewPeer(rpc.Config{})
+	defer peer.End(nil)
+	fs := &FS{peer: peer, link: newLink(peer, &Config{Timeo: time.Hour})}
+	defer fs.link.stop()
 	cancel := make(chan struct{})
-	r := begin(cancel, &fuse.InHeader{}, &fsproto.Write.Info)
+	r := fs.begin(cancel, &fuse.InHeader{}, &fsproto.Write.Info, 0)
 	defer r.end()
 	if r.Err() != nil {
 		t.Error("ended at once")

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -25,6 +26,9 @@ type Extra struct {
 	// Started is called with the call's own slot and sequence number before the
 	// call is sent, for use in After. Slotted operations only.
 	Started func(Dep)
+	// Left is called with the reply, a *Res, or the error of a call that failed with
+	// ErrLeft, once it has ended.
+	Left func(res any, err error)
 }
 
 // bulkSize is the payload from which a call goes on a bulk stream, in bytes.
@@ -55,9 +59,7 @@ type callState struct {
 	link     *link // where it was sent; nil: nowhere, or the connection is lost
 	sent     bool  // it was handed to a link at least once
 	filling  bool  // the reader fills meta and into
-	awaited  bool  // somebody waits for filling to end
 	finished bool
-	detached bool // nobody waits for the result
 
 	kind uint8
 	meta *buffer
@@ -96,7 +98,7 @@ func (g *gate) wait() {
 // side failed; ErrGone if the session has ended; the context's cause if ctx
 // ended. While a connection is lost the call waits for the next one. A call of
 // a slotted operation that may have begun ends with its true reply even if ctx
-// is done, as long as the connection stands.
+// is done, as long as the connection stands; see also Leaver.
 func Call[Req, Res any](ctx context.Context, p *Peer, op *Op[Req, Res], req *Req, res *Res) error {
 	_, err := CallWith(ctx, p, op, req, res, Extra{})
 	return err
@@ -109,6 +111,9 @@ func CallWith[Req, Res any](ctx context.Context, p *Peer, op *Op[Req, Res], req 
 	count := p.counts.of(&op.Info)
 	start := count.begin()
 	defer func() { count.end(start, err) }()
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
 	c, err := p.prepare(ctx, &op.Info, &x)
 	if err != nil {
 		return 0, err
@@ -119,7 +124,10 @@ func CallWith[Req, Res any](ctx context.Context, p *Peer, op *Op[Req, Res], req 
 		p.drop(c)
 		return 0, err
 	}
-	if err := p.do(ctx, c, &x); err != nil {
+	if left, err := p.do(ctx, c, &x); err != nil {
+		if left {
+			leave(p, op, c, x.Left)
+		}
 		return 0, err
 	}
 	n = c.n
@@ -195,22 +203,28 @@ func (p *Peer) drop(c *call) {
 	c.recycle()
 }
 
-// do starts the call and waits for its end. After an error the call is gone.
-func (p *Peer) do(ctx context.Context, c *call, x *Extra) error {
+// do starts the call and waits for its end. After an error the call is gone, or,
+// if left is set, goes on in its slot.
+func (p *Peer) do(ctx context.Context, c *call, x *Extra) (left bool, err error) {
 	if x.Started != nil && c.slotted {
 		x.Started(c.dep)
 	}
 	if err := p.start(c); err != nil {
 		p.drop(c)
-		return err
+		return false, err
 	}
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		if err := p.abandon(ctx, c); err != nil {
-			return err
+		if left, err := p.abandon(ctx, c); err != nil {
+			return left, err
 		}
 	}
+	return false, p.settle(c)
+}
+
+// settle takes a call that has ended out of its slot. After an error it is gone.
+func (p *Peer) settle(c *call) error {
 	c.writing.wait()
 	if c.slotted {
 		p.out.release(c.dep, c.reserved)
@@ -221,6 +235,27 @@ func (p *Peer) do(ctx context.Context, c *call, x *Extra) error {
 		return err
 	}
 	return nil
+}
+
+// leave waits for the end of a call that nobody waits for any more, and tells after.
+func leave[Req, Res any](p *Peer, op *Op[Req, Res], c *call, after func(any, error)) {
+	p.left.add()
+	go func() {
+		defer p.left.done()
+		<-c.done
+		res := new(Res)
+		err := p.settle(c)
+		if err == nil {
+			if err = c.failure(); err == nil {
+				op.resFields(&c.codec, res)
+				err = c.decoded()
+			}
+			c.recycle()
+		}
+		if after != nil {
+			after(res, err)
+		}
+	}()
 }
 
 // start registers the call and sends it if there is a connection.
@@ -293,6 +328,7 @@ func (c *call) written() { c.writing.leave() }
 func (p *Peer) resend(n *conn) {
 	p.mu.Lock()
 	n.ready = true
+	p.turns.Add(1)
 	p.stateChanged()
 	var waiting []*call
 	for _, c := range p.calls {
@@ -301,64 +337,132 @@ func (p *Peer) resend(n *conn) {
 		}
 	}
 	slices.SortFunc(waiting, func(a, b *call) int { return int(int32(a.tag - b.tag)) })
-	links := make([]*link, len(waiting))
+	links, frames := make([]*link, len(waiting)), make([]frame, len(waiting))
 	for i, c := range waiting {
 		if !c.deadline.IsZero() {
 			binary.LittleEndian.PutUint32(c.head.b[headerSize:], remaining(c.deadline))
 		}
-		links[i] = p.assign(c)
+		links[i], frames[i] = p.assign(c), c.frame()
 	}
 	p.mu.Unlock()
-	for i, c := range waiting {
-		links[i].send(c.frame())
+	for i, l := range links {
+		l.send(frames[i])
 	}
 }
 
-// abandon ends the waiting for c because ctx has ended. It returns nil if the
-// true reply has come after all. A slotted call that may have begun goes on in
-// its slot: while its connection stands, its reply is awaited; when it is lost,
-// the call is left to itself with a copy of its data.
-func (p *Peer) abandon(ctx context.Context, c *call) error {
-	for {
+// Leaver is a context that also tells when a call is to be left and not only given
+// up. Once Left is closed, which may be after the context has ended, the connection
+// is not waited for: a call that may have begun goes on in its slot, and a
+// connection that is in the middle of the call's data is closed. Extra.Left is told
+// of the end of such a call.
+type Leaver interface {
+	context.Context
+	Left() <-chan struct{}
+}
+
+// Leaving returns a context under which calls are left as soon as ctx ends.
+func Leaving(ctx context.Context) context.Context { return leaving{ctx} }
+
+type leaving struct{ context.Context }
+
+func (l leaving) Left() <-chan struct{} { return l.Done() }
+
+// ErrLeft says that a call goes on, and that Extra.Left will be told of its end.
+var ErrLeft = errors.New("the call is left to itself")
+
+// errLeft is why a connection ends that holds the data of a call that was left.
+var errLeft = errors.New("rpc: a call was left in the middle of its data")
+
+// leaveLimit is how long a connection may take to let go of a call's data.
+const leaveLimit = 10 * time.Millisecond
+
+// abandon ends the waiting for c because ctx has ended. err is nil if the true
+// reply has come after all. A slotted call that may have begun goes on in its
+// slot: while its connection stands its reply is awaited, unless ctx is a Leaver
+// that leaves it; otherwise it is left to itself with a copy of its data.
+func (p *Peer) abandon(ctx context.Context, c *call) (left bool, err error) {
+	var leave <-chan struct{}
+	if l, ok := ctx.(Leaver); ok {
+		leave = l.Left()
+	}
+	var told *link
+	for leaving := false; ; {
 		p.mu.Lock()
-		for c.filling {
-			c.awaited = true
-			p.filled.Wait()
-		}
 		if c.finished {
 			p.mu.Unlock()
 			<-c.done
-			return nil
+			return false, nil
 		}
-		l, begun := c.link, c.slotted && c.sent
-		switch {
-		case !begun:
+		l, begun, filling := c.link, c.slotted && c.sent, c.filling
+		forget := !begun && !filling
+		left := begun && !filling && (l == nil || leaving)
+		if forget {
 			delete(p.calls, c.tag)
-		case l == nil:
-			c.detached = true
+		}
+		held := len(c.data) > 0
+		if left {
 			c.data = slices.Clone(c.data)
 		}
 		p.mu.Unlock()
 
-		if l != nil {
-			l.send(frame{head: control(kindCancel, c.tag)})
+		if l != nil && l != told {
+			l.post(frame{head: control(kindCancel, c.tag)})
+			told = l
 		}
-		if !begun && c.slotted {
+		if forget && c.slotted {
 			p.out.release(c.dep, c.reserved)
 		}
-		if !begun || l == nil {
+		if forget || left {
 			// Nobody reuses head, but data is the caller's.
-			if len(c.data) > 0 {
-				c.writing.wait()
+			if held {
+				c.awaitWritten(l, leave, leaving)
 			}
-			return context.Cause(ctx)
+			if left {
+				return true, fmt.Errorf("%w: %w", ErrLeft, context.Cause(ctx))
+			}
+			return false, context.Cause(ctx)
+		}
+		var late <-chan time.Time
+		if leaving {
+			late = time.After(leaveLimit)
 		}
 		select {
 		case <-c.done:
-			return nil
+			return false, nil
 		case <-l.conn.stopped:
+		case <-leave:
+			leaving, leave = true, nil
+		case <-late:
+			l.conn.close(errLeft)
+			<-l.conn.stopped
 		}
 	}
+}
+
+// awaitWritten waits until no link holds the data any more. From when the call is
+// left, l has leaveLimit for it.
+func (c *call) awaitWritten(l *link, leave <-chan struct{}, leaving bool) {
+	written := make(chan struct{})
+	go func() {
+		c.writing.wait()
+		close(written)
+	}()
+	if !leaving {
+		select {
+		case <-written:
+			return
+		case <-leave:
+		}
+	}
+	select {
+	case <-written:
+		return
+	case <-time.After(leaveLimit):
+	}
+	if l != nil {
+		l.conn.close(errLeft)
+	}
+	<-written
 }
 
 // finish ends the call with err, or with the reply that has been filled in.

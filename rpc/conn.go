@@ -71,7 +71,13 @@ func (p *Peer) Serve(t Transport, epoch uint32) error {
 		}
 	}
 	if p.conn == c {
+		for _, l := range p.lines() {
+			p.heard = max(p.heard, l.heard.Load())
+		}
 		p.conn = nil
+	}
+	if c.ready {
+		p.turns.Add(1)
 	}
 	p.stateChanged()
 	p.mu.Unlock()

@@ -54,7 +54,7 @@ type link struct {
 	r    *bufio.Reader // the reader's, while it has read more than a header
 	w    *bufio.Writer // who is busy writes to it; nil while nothing is buffered
 
-	pinged atomic.Int64 // when the outstanding ping was sent, in Unix nanoseconds; 0: none
+	pinged atomic.Int64 // when the outstanding ping was sent, by clock; 0: none
 
 	mu     sync.Mutex
 	idle   sync.Cond // signalled when busy ends, the queue is taken, or err is set

@@ -97,16 +97,18 @@ type Peer struct {
 	idle     atomic.Int32   // workers that wait
 	worked   atomic.Bool    // a worker was needed since the last ping
 	running  tally          // handlers
+	left     tally          // calls of this side that nobody waits for
 	draining atomic.Bool
 
 	rtt    atomic.Int64 // of the last ping, in nanoseconds
+	turns  atomic.Uint32
 	counts opCounts
 
 	mu       sync.Mutex
-	filled   sync.Cond     // a call that somebody wants to abandon is no longer being filled
 	ended    error         // why the session ended; nil while it lives
 	epoch    uint32        // of the newest connection
 	conn     *conn         // newest connection, nil while there is none
+	heard    int64         // when something last arrived on those before, by the clock
 	changed  chan struct{} // closed when conn or its readiness changes; made by who waits
 	calls    map[uint32]*call
 	lastTag  uint32
@@ -133,7 +135,6 @@ func NewPeer(cfg Config) *Peer {
 	}
 	p.in.max = cfg.ServeSlots
 	p.exports.max = cfg.MaxExports
-	p.filled.L = &p.mu
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())
 	p.builtin = p.system()
 	return p
@@ -196,16 +197,9 @@ func (p *Peer) Connected() bool {
 	return p.conn != nil
 }
 
-// Heard returns when something last arrived on the main connection, which a ping
-// keeps from being silent; the zero time while there is none.
-func (p *Peer) Heard() time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.conn == nil {
-		return time.Time{}
-	}
-	return time.Unix(0, p.conn.net.heard.Load())
-}
+// Turns counts how often calls could be sent and could not any more: it is odd while
+// they can be. It costs one atomic load.
+func (p *Peer) Turns() uint32 { return p.turns.Load() }
 
 // RTT returns the round trip of the last ping, 0 before the first.
 func (p *Peer) RTT() time.Duration { return time.Duration(p.rtt.Load()) }
@@ -237,6 +231,7 @@ func (p *Peer) End(cause error) {
 	}
 	p.mu.Unlock()
 	p.running.wait(context.Background())
+	p.left.wait(context.Background())
 	p.exports.close()
 }
 

@@ -77,18 +77,12 @@ func (l *link) takeReply(h *header) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c.awaited {
-		p.filled.Broadcast()
-	}
 	if err != nil {
 		c.filling = false // to be sent again
 		return err
 	}
 	c.kind, c.meta, c.n = h.kind, meta, h.payload()
 	delete(p.calls, h.tag)
-	if c.detached && c.slotted {
-		p.out.release(c.dep, c.reserved)
-	}
 	c.finish(nil) // from here on the call is its caller's
 	return nil
 }

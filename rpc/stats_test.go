@@ -77,8 +77,11 @@ func TestHeard(t *testing.T) {
 	if at := session.Client.Heard(); at.Before(before) || at.After(time.Now()) {
 		t.Errorf("heard at %v, after a call at %v", at, before)
 	}
+	if n := session.Client.Turns(); n != 1 {
+		t.Errorf("turn %d while the first connection stands", n)
+	}
 	session.Client.End(nil)
-	if at := session.Client.Heard(); !at.IsZero() {
-		t.Errorf("without a connection: %v", at)
+	if at, n := session.Client.Heard(), session.Client.Turns(); at.Before(before) || n != 2 {
+		t.Errorf("without a connection: heard at %v, turn %d", at, n)
 	}
 }

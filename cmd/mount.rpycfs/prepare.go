@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -26,7 +27,8 @@ type job struct {
 	Dir    string // absolute, without symlinks
 
 	login.Person
-	Timeout time.Duration // 0: the usual one
+	Timeo time.Duration // 0: the usual ones
+	Soft  bool
 
 	Flags      uintptr
 	ACL        *bool
@@ -58,7 +60,7 @@ func prepare(a *mountopt.Args) (*job, error) {
 			Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
 			Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey, Hints: hints,
 		},
-		Timeout: o.Timeout, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock, NoInotify: o.NoInotify,
+		Timeo: o.Timeo, Soft: o.Soft, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock, NoInotify: o.NoInotify,
 		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
 		IDs: mount.IDs{
 			Map: mappings[o.IDMap], LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),
@@ -154,11 +156,12 @@ func mountPoint(dir string) (string, error) {
 		return "", err
 	}
 	real, err := filepath.EvalSymlinks(abs)
+	if errors.Is(err, syscall.ENOTCONN) {
+		return "", staleMount(dir)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", fail(exitMount, "mount point %s does not exist; make the directory first", dir)
-	case errors.Is(err, syscall.ENOTCONN):
-		return "", fail(exitMount, "mount point %s lies in a mount whose process is gone; unmount that with: umount -l", dir)
 	case err != nil:
 		return "", fail(exitMount, "mount point %s: %w", dir, err)
 	}
@@ -166,6 +169,9 @@ func mountPoint(dir string) (string, error) {
 		return "", err
 	}
 	info, err := os.Stat(real)
+	if errors.Is(err, syscall.ENOTCONN) {
+		return "", staleMount(dir)
+	}
 	if err != nil {
 		return "", fail(exitMount, "mount point %s: %w", dir, err)
 	}
@@ -175,13 +181,31 @@ func mountPoint(dir string) (string, error) {
 	return real, nil
 }
 
-// notMounted refuses a directory that has a mount of ours on top.
+// notMounted refuses a directory that has a mount of ours on top. One whose process
+// is gone is taken away.
 func notMounted(dir string) error {
-	m, err := mounts.At(dir)
-	if err == nil && m.Type == mounts.FSType {
-		return fail(exitMount, "mount point %s is busy: %s is mounted there; unmount it first", dir, m.Source)
+	for {
+		m, err := mounts.At(dir)
+		if err != nil || m.Type != mounts.FSType {
+			return nil
+		}
+		if !mounts.Stale(m) {
+			return fail(exitMount, "mount point %s is busy: %s is mounted there; unmount it first", dir, m.Source)
+		}
+		if err := mounts.Clear(m); err != nil {
+			return fail(exitMount, "mount point %s: the process behind %s, which is mounted there, is gone, and it cannot be unmounted: %w", dir, m.Source, err)
+		}
 	}
-	return nil
+}
+
+// staleMount says that a directory lies in a mount whose process is gone, and which is
+// not ours to take away: another program's, or above the directory.
+func staleMount(dir string) error {
+	what := "a mount"
+	if m, err := mounts.Above(dir); err == nil {
+		what = fmt.Sprintf("%s, a mount of type %s on %s,", m.Source, m.Type, m.Point)
+	}
+	return fail(exitMount, "mount point %s lies in %s whose process is gone; unmount that with: umount -l", dir, what)
 }
 
 // checkMachine looks for what mounting needs.

@@ -55,7 +55,8 @@ func (s *serving) mount(ctx context.Context, j *job, calls *mount.Callbacks) err
 	defer cancel()
 	fs, err := mount.Attach(ctx, s.session.Peer(), mount.Config{
 		Path: j.Path, Source: j.Source, IDs: j.IDs, ACL: j.ACL, AllowOther: j.AllowOther,
-		Flags: j.Flags, Fusermount: j.Fusermount, Callbacks: calls, LocalLocks: j.NoLock, NoInotify: j.NoInotify, Logger: s.log,
+		Flags: j.Flags, Fusermount: j.Fusermount, Callbacks: calls, LocalLocks: j.NoLock, NoInotify: j.NoInotify,
+		Timeo: j.Timeo, Soft: j.Soft, Logger: s.log,
 	})
 	if err != nil {
 		return explainAttach(j, err)
@@ -85,6 +86,10 @@ func (s *serving) wait(signals <-chan os.Signal) {
 	for {
 		select {
 		case <-s.ended:
+			// After umount -f of a busy mount it is still in the table.
+			if err := s.mounted.Unmount(true); err != nil {
+				s.log.Warn("unmount", "err", err)
+			}
 			s.finish()
 			return
 		case sig := <-signals:

@@ -31,7 +31,7 @@ func dial(ctx context.Context, j *job, term *login.Terminal, calls *mount.Callba
 	if calls != nil {
 		root = calls.Mux()
 	}
-	return login.Connect(ctx, &j.Person, term, j.Timeout, func(ctx context.Context, a *auth.Client) (*client.Session, error) {
+	return login.Connect(ctx, &j.Person, term, j.Timeo, func(ctx context.Context, a *auth.Client) (*client.Session, error) {
 		a.Warn = func(err error) { log.Warn("log-in", "err", err) }
 		return client.Dial(ctx, client.Config{Address: j.Address, Auth: a, Root: root, Joined: joinedConnections, Log: log})
 	})

@@ -30,7 +30,9 @@ func statusDocument() *status.Document {
 		PID: 4711, Program: "0.1.0", Mounted: now.Add(-time.Hour),
 		Session: status.Session{State: status.Connected, Since: now.Add(-time.Minute), RTT: 1234567, Heard: now},
 		Status: mount.Status{
-			RunAs: "daemon", IDMap: "self", Events: "fanotify", Recalls: 12, BytesRead: 5 << 20, BytesWritten: 1023, OpenFiles: 3,
+			Timeo: 30, Waiting: []mount.WaitStatus{{Op: "lookup", Count: 2, Since: now.Add(-4 * time.Second), PID: 17}},
+			Unwritten: &mount.UnwrittenStatus{Bytes: 4096, Error: "x", Last: now},
+			RunAs:     "daemon", IDMap: "self", Events: "fanotify", Recalls: 12, BytesRead: 5 << 20, BytesWritten: 1023, OpenFiles: 3,
 			Requests: map[string]mount.RequestStatus{"lookup": {Count: 100, Here: 40}, "flush": {Count: 7, Here: 7}},
 			Calls:    map[string]mount.CallStatus{"lookup": {Count: 60, Errors: 2, InFlight: 1, Nanoseconds: 60e6}, "read": {InFlight: 2}},
 			Served:   map[string]mount.ServedStatus{"lk_granted": {Count: 9}},
@@ -49,11 +51,16 @@ func TestStatusText(t *testing.T) {
 			"\n  calls without an answer yet: 3 (lookup 1, read 2)\n", " process 4711, rpycfs 0.1.0; rights on the server: daemon, idmap: self\n",
 			"\n  read 5.0 MiB, written 1023 bytes; open files 3,", "\n  calls of the server: lk_granted 9\n",
 			"\n  changes on the server: fanotify, called back 12\n",
+			"\n  waiting: lookup 2 for 4s (process 17); hard: they wait until the server answers\n",
+			"\n  NOT WRITTEN: 4.0 KiB of mapped files, last at ",
 			"\n\nOPERATION         REQUESTS      HERE     CALLS  ERRORS       MEAN\n" +
 				"lookup                 100        40        60       2    1.00 ms\n" +
 				"flush                    7         7         0       0          -\n" +
 				"read                     0         0         0       0          -\n",
 		}},
+		"soft": {func(d *status.Document) { d.Soft, d.Failing, d.Unwritten = true, true, nil }, []string{
+			"\n  soft: the server has been silent for 30s, and what needs it fails at once\n",
+			"; soft: they fail after 30s if the server is silent\n"}},
 		"silent": {func(d *status.Document) { d.Session.Heard = now.Add(-20 * time.Second) }, []string{"ms, nothing heard for 20s\n"}},
 		"away": {func(d *status.Document) {
 			d.ReadOnly = true
@@ -145,6 +152,8 @@ func TestManualListsStatus(t *testing.T) {
 	}
 	check(top)
 	check(top["session"])
+	check(top["unwritten"])
+	check(top["waiting"].([]any)[0])
 	for _, table := range []string{"requests", "calls", "served"} {
 		for _, counts := range top[table].(map[string]any) {
 			check(counts)

@@ -26,6 +26,9 @@ func statusText(d *status.Document) string {
 	if text := waiting(d.Calls); text != "" {
 		line("  %s", text)
 	}
+	for _, text := range held(d, time.Now()) {
+		line("  %s", text)
+	}
 	line("  mounted %s, process %d, rpycfs %s; rights on the server: %s, idmap: %s", at(d.Mounted), d.PID, d.Program, d.RunAs, d.IDMap)
 	line("  read %s, written %s; open files %d, directories %d; nodes known %d, invalidated %d",
 		size(d.BytesRead), size(d.BytesWritten), d.OpenFiles, d.OpenDirs, d.Nodes, d.Invalidations)
@@ -102,6 +105,33 @@ func waiting(calls map[string]mount.CallStatus) string {
 		return ""
 	}
 	return fmt.Sprintf("calls without an answer yet: %d (%s)", total, strings.Join(names, ", "))
+}
+
+// held tells what waits for the server, and for how long it will.
+func held(d *status.Document, now time.Time) (lines []string) {
+	limit := time.Duration(d.Timeo * float64(time.Second))
+	if d.Failing {
+		lines = append(lines, fmt.Sprintf("soft: the server has been silent for %v, and what needs it fails at once", limit))
+	}
+	if len(d.Waiting) > 0 {
+		var list []string
+		for _, w := range d.Waiting {
+			text := fmt.Sprintf("%s %d for %v", w.Op, w.Count, now.Sub(w.Since).Round(100*time.Millisecond))
+			if w.PID != 0 {
+				text += fmt.Sprintf(" (process %d)", w.PID)
+			}
+			list = append(list, text)
+		}
+		then := "hard: they wait until the server answers"
+		if d.Soft {
+			then = fmt.Sprintf("soft: they fail after %v if the server is silent", limit)
+		}
+		lines = append(lines, fmt.Sprintf("waiting: %s; %s", strings.Join(list, ", "), then))
+	}
+	if u := d.Unwritten; u != nil {
+		lines = append(lines, fmt.Sprintf("NOT WRITTEN: %s of mapped files, last at %s: %s", size(u.Bytes), at(u.Last), u.Error))
+	}
+	return lines
 }
 
 // operation is a line of the table: what the kernel has asked for under a name, and

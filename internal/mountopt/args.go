@@ -38,7 +38,9 @@ options:
   acl, noacl         pass POSIX ACLs on, or not
   uid=N gid=N        show everything as this owner or group
   umask=OCTAL        replace the permission bits that are shown
-  timeo=SECONDS      how long to wait for the host at first (default 2)
+  timeo=SECONDS      how long to wait for a host that is out of reach
+                     (default 30; at first contact 1.8)
+  hard, soft         after that wait on, or fail with ETIMEDOUT
   foreground         stay in the foreground
   log=FILE           write the log there
 and the usual ones of mount(8).

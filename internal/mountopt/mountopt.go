@@ -124,7 +124,8 @@ type Options struct {
 	UID, GID   *uint32
 	Umask      *uint32
 
-	Timeout    time.Duration // timeo=, for connecting; 0 if not given
+	Timeo      time.Duration // timeo=; 0 if not given
+	Soft       bool          // what needs the server fails after timeo, and does not wait on
 	Foreground bool
 	Log        string
 
@@ -209,7 +210,7 @@ var valued = map[string]func(*Options, string) error{
 	"uid":        func(o *Options, v string) error { return id(&o.UID, "uid", v, 10, 1<<32-2) },
 	"gid":        func(o *Options, v string) error { return id(&o.GID, "gid", v, 10, 1<<32-2) },
 	"umask":      func(o *Options, v string) error { return id(&o.Umask, "umask", v, 8, 0o777) },
-	"timeo":      setTimeout,
+	"timeo":      setTimeo,
 	"log":        func(o *Options, v string) error { o.Log = v; return nil },
 }
 
@@ -238,6 +239,8 @@ var plain = map[string]func(*Options){
 	"nolock":      func(o *Options) { o.NoLock = true },
 	"inotify":     func(o *Options) { o.NoInotify = false },
 	"noinotify":   func(o *Options) { o.NoInotify = true },
+	"hard":        func(o *Options) { o.Soft = false },
+	"soft":        func(o *Options) { o.Soft = true },
 	"allow_other": func(o *Options) { o.AllowOther = true },
 	"foreground":  func(o *Options) { o.Foreground = true },
 
@@ -263,8 +266,8 @@ func setPassword(o *Options, v string) error {
 	return nil
 }
 
-// setTimeout takes seconds, or a duration with a unit.
-func setTimeout(o *Options, v string) error {
+// setTimeo takes seconds, or a duration with a unit.
+func setTimeo(o *Options, v string) error {
 	d, err := time.ParseDuration(v)
 	if n, nerr := strconv.ParseUint(v, 10, 16); nerr == nil {
 		d, err = time.Duration(n)*time.Second, nil
@@ -272,7 +275,7 @@ func setTimeout(o *Options, v string) error {
 	if err != nil || d <= 0 || d > time.Hour {
 		return usage("mount option timeo=%s: want seconds, as in timeo=10", v)
 	}
-	o.Timeout = d
+	o.Timeo = d
 	return nil
 }
 

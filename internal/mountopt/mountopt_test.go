@@ -76,10 +76,10 @@ func TestParseArgs(t *testing.T) {
 			Args{Verbose: true, Options: base(func(o *Options) { o.Flags |= unix.MS_RDONLY })}},
 		{"-r -w host:/relativepath /localpoint -o suid,dev,noexec,noatime,sync",
 			Args{Options: base(func(o *Options) { o.Flags = unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_SYNCHRONOUS })}},
-		{"host:/relativepath /localpoint -o identity=a,identity=b,hostkey=strict,knownhosts=k,fingerprint=SHA256:x,idmap=raw,timeo=3,foreground,log=l,credentials=c,password-file=p,username=u",
+		{"host:/relativepath /localpoint -o identity=a,identity=b,hostkey=strict,knownhosts=k,fingerprint=SHA256:x,idmap=raw,timeo=3,soft,foreground,log=l,credentials=c,password-file=p,username=u",
 			Args{Options: base(func(o *Options) {
 				o.Identities, o.HostKey, o.KnownHosts, o.Fingerprint = []string{"a", "b"}, "strict", "k", "SHA256:x"
-				o.IDMap, o.Timeout, o.Foreground, o.Log = "raw", 3*time.Second, true, "l"
+				o.IDMap, o.Timeo, o.Soft, o.Foreground, o.Log = "raw", 3*time.Second, true, true, "l"
 				o.Credentials, o.PasswordFile, o.User = "c", "p", "u"
 			})}},
 	} {

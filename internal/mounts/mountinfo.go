@@ -116,6 +116,27 @@ func At(point string) (Mount, error) {
 	return Mount{}, fmt.Errorf("%s: %w", point, ErrNotMounted)
 }
 
+// Above returns the mount that the path lies in as it is written, without looking at
+// it.
+func Above(path string) (found Mount, err error) {
+	list, err := List()
+	if err != nil {
+		return found, err
+	}
+	err = ErrNotMounted
+	for at := filepath.Clean(path); err != nil; at = filepath.Dir(at) {
+		for _, m := range list {
+			if m.Point == at {
+				found, err = m, nil
+			}
+		}
+		if at == "/" || at == "." {
+			break
+		}
+	}
+	return found, err
+}
+
 // Find returns the topmost mount of ours that a person means by target: a mount
 // point, or a source that is mounted once.
 func Find(target string) (Mount, error) {

@@ -115,6 +115,9 @@ func TestServer(t *testing.T) {
 	if err := p.Wait(context.Background()); err != nil {
 		t.Error(err)
 	}
+	if _, err := open(path); !errors.Is(err, ErrNoProcess) {
+		t.Errorf("a process that nobody has asked for its end: %v", err)
+	}
 	cmd.Wait()
 	if _, err := open(path); !errors.Is(err, ErrNoProcess) {
 		t.Errorf("a process that has ended: %v", err)

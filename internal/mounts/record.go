@@ -145,11 +145,18 @@ func open(path string) (*Process, error) {
 	if err != nil {
 		return nil, ErrNoProcess
 	}
-	if now, err := startTime(pid); err != nil || now != start {
+	p := &Process{fd}
+	if now, err := startTime(pid); err != nil || now != start || p.ended() {
 		unix.Close(fd)
 		return nil, ErrNoProcess
 	}
-	return &Process{fd}, nil
+	return p, nil
+}
+
+// ended reports whether the process has ended, though nobody may have asked how.
+func (p *Process) ended() bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, 0)
+	return err == nil && n > 0
 }
 
 // Wait returns when the process has ended or ctx has.

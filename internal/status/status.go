@@ -43,7 +43,7 @@ type Session struct {
 	Since     time.Time `json:"since"`                 // of State; of the loss, if it is over
 	Epoch     uint32    `json:"epoch"`                 // counts connections and attempts
 	RTT       int64     `json:"rtt_nanoseconds"`       // round trip of the last ping; 0 before the first
-	Heard     time.Time `json:"heard,omitzero"`        // when something came last on the main connection
+	Heard     time.Time `json:"heard,omitzero"`        // when something came last from the server
 	LastError string    `json:"last_error,omitempty"`  // why the last connection or attempt failed
 	NextTry   time.Time `json:"next_attempt,omitzero"` // while reconnecting
 }

@@ -12,12 +12,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/rpycfs/rpycfs/auth"
-	"github.com/rpycfs/rpycfs/rpc"
 	"github.com/rpycfs/rpycfs/rpycfsd/export"
 )
 
@@ -36,16 +36,18 @@ var errShutdown = errors.New("the daemon is shutting down")
 type Config struct {
 	Path     string // directory to export
 	ReadOnly bool
-	RunAs    uint8    // whose rights decide: fsproto.RunAsDaemon, RunAsAccount or RunAsCaller
-	Listen   []string // host:port or unix:PATH
-	State    string   // directory for what the daemon keeps; made if missing
+	RunAs    uint8          // whose rights decide: fsproto.RunAsDaemon, RunAsAccount or RunAsCaller
+	Listen   []string       // host:port or unix:PATH
+	Sockets  []net.Listener // that listen already; the daemon closes them
+	State    string         // directory for what the daemon keeps; made if missing
 	Users    *auth.Users
 	TLSCert  string // certificate and key files to use in place of the key in State
 	TLSKey   string
 	Chat     ChatConfig
-	// LockGrace is how long the locks of a client outlast its connection; 0: 30 s.
-	LockGrace time.Duration
-	Log       *slog.Logger
+	// SessionGrace is how long a client's session outlasts its connection, LockGrace
+	// how long its locks do; 0: 10 minutes, 30 s.
+	SessionGrace, LockGrace time.Duration
+	Log                     *slog.Logger
 }
 
 // Daemon is a daemon that listens. Serve runs it.
@@ -63,7 +65,7 @@ type Daemon struct {
 // New opens the export, loads or makes the keys and listens. The error is one
 // line that says what to do.
 func New(cfg Config) (*Daemon, error) {
-	d := &Daemon{cfg: cfg}
+	d := &Daemon{cfg: cfg, listeners: slices.Clone(cfg.Sockets)}
 	if err := d.open(); err != nil {
 		d.closeAll()
 		return nil, err
@@ -95,7 +97,7 @@ func (d *Daemon) open() error {
 	if d.chat, err = openChat(cfg.Chat, cfg.State, cfg.Users, cfg.Log); err != nil {
 		return err
 	}
-	d.sessions = newSessions(d.export, cfg.RunAs, d.chat, rpc.NewBudget(budgetTotal, budgetShare), cfg.LockGrace, cfg.Log)
+	d.sessions = newSessions(cfg, d.export, d.chat)
 	d.auth = &auth.Server{Key: d.key, Users: cfg.Users, Sessions: d.sessions, Logger: cfg.Log}
 	for _, address := range cfg.Listen {
 		ln, err := listen(address)

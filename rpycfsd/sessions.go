@@ -22,7 +22,7 @@ import (
 const (
 	maxSessions        = 4096
 	maxSessionsPerUser = 256
-	sessionGrace       = 10 * time.Minute
+	defaultGrace       = 10 * time.Minute
 	unusedGrace        = 30 * time.Second
 	logoutGrace        = 2 * time.Second
 	defaultLockGrace   = 30 * time.Second
@@ -49,7 +49,8 @@ type sessions struct {
 	budget *rpc.Budget
 	log    *slog.Logger
 
-	lockGrace time.Duration // how long locks outlast the connection
+	grace     time.Duration // how long a session outlasts its connection
+	lockGrace time.Duration // how long its locks do
 
 	mu     sync.Mutex
 	byID   map[auth.SessionID]*session
@@ -79,9 +80,10 @@ type session struct {
 	over    bool
 }
 
-func newSessions(e *export.Export, runAs uint8, c *chat, budget *rpc.Budget, lockGrace time.Duration, log *slog.Logger) *sessions {
+func newSessions(cfg *Config, e *export.Export, c *chat) *sessions {
 	return &sessions{
-		export: e, runAs: runAs, chat: c, budget: budget, lockGrace: cmp.Or(lockGrace, defaultLockGrace), log: log,
+		export: e, runAs: cfg.RunAs, chat: c, budget: rpc.NewBudget(budgetTotal, budgetShare), log: cfg.Log,
+		grace: cmp.Or(cfg.SessionGrace, defaultGrace), lockGrace: cmp.Or(cfg.LockGrace, defaultLockGrace),
 		byID: make(map[auth.SessionID]*session), users: make(map[string]int),
 	}
 }
@@ -205,7 +207,7 @@ func (t *sessions) serve(conn *auth.Conn) {
 	s.log.Debug("connection stands", "from", conn.RemoteAddr(), "epoch", conn.Epoch)
 	err := s.peer.Serve(transport{conn}, conn.Epoch)
 	s.log.Info("connection ended", "from", conn.RemoteAddr(), "epoch", conn.Epoch, "err", err)
-	s.lost(conn.Epoch, sessionGrace, err)
+	s.lost(conn.Epoch, t.grace, err)
 }
 
 // take stops the expiry for a connection, unless a newer one has come.

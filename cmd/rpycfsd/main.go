@@ -8,15 +8,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/rpycfs/rpycfs/auth"
@@ -42,6 +45,7 @@ type options struct {
 	RunAs         string        `help:"Whose rights decide: daemon (default), account or caller; with --user, no_root_squash may follow after a comma." placeholder:"MODE" default:"daemon"`
 	TLSCert       string        `name:"tls-cert" help:"Certificate (PEM) to use in place of the server's own key." placeholder:"FILE" type:"path"`
 	TLSKey        string        `name:"tls-key" help:"Key (PEM) of --tls-cert." placeholder:"FILE" type:"path"`
+	SessionGrace  time.Duration `help:"How long the session of a client whose connection is lost is kept (default ${default})." placeholder:"DURATION" default:"10m"`
 	LockGrace     time.Duration `help:"How long the locks of a client whose connection is lost are kept (default ${default})." placeholder:"DURATION" default:"30s"`
 	NoChat        bool          `name:"no-chat" help:"Serve no chat."`
 	PresenceGrace time.Duration `help:"How long a chat user whose connection is lost is not yet offline (default 30s)." placeholder:"DURATION"`
@@ -107,6 +111,8 @@ func (o *options) check() error {
 		return errors.New("no directory to export; see rpycfsd --help")
 	case (o.TLSCert == "") != (o.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together")
+	case o.SessionGrace <= 0:
+		return fmt.Errorf("--session-grace=%v is no time", o.SessionGrace)
 	case o.LockGrace <= 0:
 		return fmt.Errorf("--lock-grace=%v is no time", o.LockGrace)
 	case o.Port < 0 || o.Port > 65535:
@@ -203,11 +209,17 @@ func (o *options) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	sockets, err := activation.Listeners()
+	if err != nil {
+		return fmt.Errorf("sockets that were passed on: %w", err)
+	}
+	sockets = slices.DeleteFunc(sockets, func(ln net.Listener) bool { return ln == nil })
 	// What a client asks for is all that counts.
 	syscall.Umask(0)
 	d, err := rpycfsd.New(rpycfsd.Config{
-		Path: o.Path, ReadOnly: o.ReadOnly, RunAs: runAs, Listen: o.listen(), State: state,
-		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat, LockGrace: o.LockGrace, Log: log,
+		Path: o.Path, ReadOnly: o.ReadOnly, RunAs: runAs, Listen: o.listen(len(sockets) > 0), Sockets: sockets, State: state,
+		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat,
+		SessionGrace: o.SessionGrace, LockGrace: o.LockGrace, Log: log,
 	})
 	if err != nil {
 		return err
@@ -254,9 +266,13 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-func (o *options) listen() []string {
-	if len(o.Listen) > 0 {
+// listen returns where to listen beside the sockets that were passed on, if any were.
+func (o *options) listen(passed bool) []string {
+	switch {
+	case len(o.Listen) > 0:
 		return o.Listen
+	case passed && o.Port == 0:
+		return nil
 	}
 	if o.Port == 0 {
 		o.Port = 19912

@@ -42,6 +42,7 @@ type world struct {
 	mnt    string          // a mount point
 	port   int
 	daemon *exec.Cmd
+	args   []string // the daemon's
 	log    *os.File // the daemon's output
 
 	// environ is what the programs find in their environment beyond the world's own.
@@ -142,16 +143,41 @@ func (w *world) serve(args ...string) {
 
 func (w *world) serveWith(args []string) {
 	w.t.Helper()
+	w.args = args
+	w.start()
+	if !eventually(patience, func() bool { return listening(w.port) }) {
+		w.t.Fatalf("the daemon does not listen:\n%s", w.daemonLog())
+	}
+}
+
+// start starts the daemon.
+func (w *world) start() {
+	w.t.Helper()
+	if w.log != nil {
+		w.log.Close()
+	}
 	log, err := os.OpenFile(filepath.Join(w.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	must(w.t, err)
 	w.log = log
 	w.daemon = w.command("rpycfsd", append([]string{w.export, "--port=" + strconv.Itoa(w.port),
-		"--state=" + filepath.Join(w.dir, "state")}, args...)...)
+		"--state=" + filepath.Join(w.dir, "state")}, w.args...)...)
 	w.daemon.Stdout, w.daemon.Stderr = log, log
 	must(w.t, w.daemon.Start())
-	if !eventually(patience, func() bool { return listening(w.port) }) {
-		w.t.Fatalf("the daemon does not listen:\n%s", w.daemonLog())
-	}
+}
+
+// kill kills the daemon and starts it again.
+func (w *world) kill() {
+	w.t.Helper()
+	must(w.t, w.daemon.Process.Kill())
+	_ = w.daemon.Wait()
+	w.start()
+}
+
+// restart ends the daemon as an init system does and starts it again.
+func (w *world) restart() {
+	w.t.Helper()
+	w.stop()
+	w.start()
 }
 
 // stop ends the daemon as an init system does and checks that it ends well.

@@ -26,6 +26,7 @@ import (
 	"github.com/rpycfs/rpycfs/chat/service"
 	"github.com/rpycfs/rpycfs/chat/store"
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/keeper"
 	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/version"
 	"github.com/rpycfs/rpycfs/rpycfsd"
@@ -51,6 +52,8 @@ type options struct {
 	PresenceGrace time.Duration `help:"How long a chat user whose connection is lost is not yet offline (default 30s)." placeholder:"DURATION"`
 	ChatRetention string        `help:"How much of each chat room is kept unless its owner says otherwise: a number of messages or a duration (default all)." placeholder:"COUNT|DURATION"`
 	ChatRate      float64       `help:"Chat messages that a user may send per second (default ${default}); 0: no limit." placeholder:"NUMBER" default:"${chatRate}"`
+	NoKeeper      bool          `name:"no-keeper" help:"Leave no process behind that keeps open files until the daemon is started again."`
+	Keeper        bool          `hidden:"" help:"Be that process."`
 	LogLevel      string        `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 	Version       bool          `help:"Print the version and what this program needs."`
 }
@@ -88,6 +91,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, exitUsage, err)
 	case o.Version:
 		fmt.Fprintln(stdout, version.String("rpycfsd"))
+		return 0
+	}
+	if o.Keeper {
+		if err := o.keep(); err != nil {
+			return fail(stderr, exitFailed, err)
+		}
 		return 0
 	}
 	if err := o.check(); err != nil {
@@ -214,11 +223,15 @@ func (o *options) serve(ctx context.Context, stderr io.Writer) error {
 		return fmt.Errorf("sockets that were passed on: %w", err)
 	}
 	sockets = slices.DeleteFunc(sockets, func(ln net.Listener) bool { return ln == nil })
+	var keep []string
+	if self, err := os.Executable(); err == nil && !o.NoKeeper {
+		keep = []string{self, "--keeper", "--session-grace=" + o.SessionGrace.String()}
+	}
 	// What a client asks for is all that counts.
 	syscall.Umask(0)
 	d, err := rpycfsd.New(rpycfsd.Config{
 		Path: o.Path, ReadOnly: o.ReadOnly, RunAs: runAs, Listen: o.listen(len(sockets) > 0), Sockets: sockets, State: state,
-		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat,
+		Users: users, Keeper: keep, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat,
 		SessionGrace: o.SessionGrace, LockGrace: o.LockGrace, Log: log,
 	})
 	if err != nil {
@@ -231,6 +244,20 @@ func (o *options) serve(ctx context.Context, stderr io.Writer) error {
 	notify(log, daemon.SdNotifyReady)
 	context.AfterFunc(ctx, func() { notify(log, daemon.SdNotifyStopping) })
 	return d.Serve(ctx)
+}
+
+// keep is the keeper's part.
+func (o *options) keep() error {
+	l, err := net.FileListener(os.NewFile(3, "keeper"))
+	if err != nil {
+		return fmt.Errorf("this is started by rpycfsd itself: %w", err)
+	}
+	defer l.Close()
+	unix, ok := l.(*net.UnixListener)
+	if !ok {
+		return errors.New("descriptor 3 is no local socket")
+	}
+	return keeper.Run(unix, o.SessionGrace)
 }
 
 // reloads reads the users file again at each SIGHUP. The returned function ends

@@ -52,6 +52,8 @@ type Store struct {
 	f   *os.File
 	mem []byte
 
+	frozen atomic.Bool
+
 	mu   sync.Mutex
 	size int
 	free [8][]int // offsets of free cells, by size
@@ -219,6 +221,17 @@ func (s *Store) Put(kind uint8, body []byte) (Cell, error) {
 	return c, err
 }
 
+// Freeze has the records stay as they are, for the next process: what is changed from now
+// on is not stored.
+func (s *Store) Freeze() {
+	if s != nil {
+		s.frozen.Store(true)
+	}
+}
+
+// Frozen reports whether the record stays as it is.
+func (c Cell) Frozen() bool { return c.s != nil && c.s.frozen.Load() }
+
 // Live returns how many records there are.
 func (s *Store) Live() int {
 	s.mu.Lock()
@@ -240,7 +253,7 @@ func (c Cell) bytes(n int) []byte {
 
 // Publish fills a reserved place; from here on the record is there. kind is not 0.
 func (c Cell) Publish(kind uint8, body []byte) {
-	if c.s == nil {
+	if c.s == nil || c.Frozen() {
 		return
 	}
 	copy(c.bytes(len(body)), body)
@@ -249,7 +262,7 @@ func (c Cell) Publish(kind uint8, body []byte) {
 
 // Free gives the place up, and the record that is in it.
 func (c Cell) Free() {
-	if c.s == nil {
+	if c.s == nil || c.Frozen() {
 		return
 	}
 	s := c.s
@@ -278,14 +291,14 @@ func (c Cell) Word(at int) *atomic.Uint64 {
 
 // Write copies b into the record at at.
 func (c Cell) Write(at int, b []byte) {
-	if c.s != nil {
+	if c.s != nil && !c.Frozen() {
 		copy(c.s.mem[c.off+cellHead+at:], b)
 	}
 }
 
 // SetWord stores a word.
 func (c Cell) SetWord(at int, v uint64) {
-	if c.s != nil {
+	if c.s != nil && !c.Frozen() {
 		c.Word(at).Store(v)
 	}
 }

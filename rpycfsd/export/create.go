@@ -14,10 +14,7 @@ const createTries = 32
 
 // create makes and opens a file, or opens an existing one.
 func (s *Session) create(c call, req *fsproto.CreateReq, res *fsproto.CreateRes) error {
-	if err := s.mayCreate(req.Mode, req.Flags, req.NewNode); err != nil {
-		return err
-	}
-	d, err := s.dir(req.Parent)
+	d, err := s.dirToCreate(c, req.Parent, req.Handle, req.Mode, req.Flags, req.NewNode)
 	if err != nil {
 		return err
 	}
@@ -30,10 +27,7 @@ func (s *Session) create(c call, req *fsproto.CreateReq, res *fsproto.CreateRes)
 // tmpfile makes and opens a file that has no name. Without OpenExclusive it can
 // be given one by link.
 func (s *Session) tmpfile(c call, req *fsproto.TmpfileReq, res *fsproto.CreateRes) error {
-	if err := s.mayCreate(req.Mode, req.Flags, req.NewNode); err != nil {
-		return err
-	}
-	d, err := s.dir(req.Parent)
+	d, err := s.dirToCreate(c, req.Parent, req.Handle, req.Mode, req.Flags, req.NewNode)
 	if err != nil {
 		return err
 	}
@@ -49,6 +43,19 @@ func (s *Session) tmpfile(c call, req *fsproto.TmpfileReq, res *fsproto.CreateRe
 		}
 		return s.adopt(f, hint{})
 	})
+}
+
+// dirToCreate returns the directory for a file that may be made, or that this very call
+// has made already.
+func (s *Session) dirToCreate(c call, parent fsproto.Node, num fsproto.Handle, mode, flags uint32, chosen fsproto.Node) (object, error) {
+	if h := s.openedBy(c, num); h != nil {
+		s.done(h)
+		return s.dir(parent)
+	}
+	if err := s.mayCreate(mode, flags, chosen); err != nil {
+		return object{}, err
+	}
+	return s.dir(parent)
 }
 
 // mayCreate checks what can be checked before anything is made. Set-id bits are
@@ -76,6 +83,10 @@ func (d object) mode(mode, umask uint32) uint32 {
 // createHandle opens what open makes, under a handle number, and fills in the
 // reply. open returns a node with its descriptor acquired.
 func (s *Session) createHandle(c call, d object, num fsproto.Handle, chosen fsproto.Node, flags uint32, res *fsproto.CreateRes, open func() (*node, *beneath.File, error)) error {
+	if h := s.openedBy(c, num); h != nil {
+		defer s.done(h)
+		return s.tellCreated(d, h.r.n, h.f, chosen, res)
+	}
 	if err := s.reserve(num); err != nil {
 		return err
 	}
@@ -84,6 +95,17 @@ func (s *Session) createHandle(c call, d object, num fsproto.Handle, chosen fspr
 		s.abandon(num)
 		return err
 	}
+	if err := s.tellCreated(d, n, f, chosen, res); err != nil {
+		f.Close()
+		s.e.release(n)
+		s.abandon(num)
+		return err
+	}
+	return s.settle(c, num, n, f, writes(flags))
+}
+
+// tellCreated fills in the reply to a create of f in d.
+func (s *Session) tellCreated(d object, n *node, f *beneath.File, chosen fsproto.Node, res *fsproto.CreateRes) error {
 	st, err := f.Stat()
 	if err == nil {
 		err = s.introduce(n, &st, chosen, d.checked, true, &res.Entry)
@@ -91,13 +113,7 @@ func (s *Session) createHandle(c call, d object, num fsproto.Handle, chosen fspr
 	if err == nil {
 		err = d.attr(&res.Parent)
 	}
-	if err != nil {
-		f.Close()
-		s.e.release(n)
-		s.abandon(num)
-		return err
-	}
-	return s.settle(c, num, n, f, writes(flags))
+	return err
 }
 
 func (s *Session) createOrOpen(c call, d object, req *fsproto.CreateReq) (n *node, f *beneath.File, err error) {

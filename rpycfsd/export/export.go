@@ -79,6 +79,9 @@ type Config struct {
 	// MaxWatches bounds the watches of one user, default DefaultWatches.
 	MaxWatches int
 
+	// Keep is what outlives the process.
+	Keep Keep
+
 	// For tests.
 	recallTimeout time.Duration   // 0: the constant
 	maxTracked    int             // 0: the constant
@@ -134,7 +137,10 @@ type Export struct {
 	stop chan struct{}
 	done sync.WaitGroup
 
+	unkept sync.Once // for the log: something is not recorded
+
 	mu      sync.Mutex
+	version uint64 // of the last record of a node
 	nodes   map[ident]*node
 	objects map[fsevents.Object]*node // that are watched
 	ended   []fsevents.Object         // piecemeal: whose nodes are gone, to be unwatched
@@ -161,7 +167,7 @@ func Open(cfg Config) (*Export, error) {
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
 		owners: idname.New(), nodes: make(map[ident]*node), objects: make(map[fsevents.Object]*node), byName: make(map[hint]*node), stop: make(chan struct{}),
 		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
-		leases:    leases{max: cfg.MaxLeases, within: cfg.recallTimeout, clock: 1, sessions: make(map[*Session]struct{})},
+		leases:    leases{max: cfg.MaxLeases, within: cfg.recallTimeout, clock: firstClock(), sessions: make(map[*Session]struct{})},
 	}
 	e.watches.init(e)
 	if e.log == nil {

@@ -153,6 +153,11 @@ func (s *Session) cred(_ call, req *fsproto.CredReq, _ *fsproto.Empty) error {
 		return syscall.ENFILE
 	}
 	s.creds[req.ID] = as
+	if s.kept() {
+		old := s.credCells[req.ID]
+		s.credCells[req.ID] = s.e.put(recCred, &credRec{session: s.key, req: *req}, nil)
+		old.Free()
+	}
 	return nil
 }
 

@@ -33,9 +33,11 @@ type Request struct {
 	Data []byte // payload of the request; reused after the handler has returned
 
 	// Slot is the call's, if its operation takes one. Again tells that the call may have
-	// been executed already, in part or whole, by a process that has not answered it.
+	// been executed already, in part or whole, by a process that has not answered it, and
+	// Noted is what the handler has noted there.
 	Slot  Dep
 	Again bool
+	Noted []byte
 
 	ctx  context.Context
 	out  *buffer // reply payload, behind headroom for the frame

@@ -8,6 +8,9 @@ package rpc
 type SlotLog interface {
 	// Began: a call of the other side has arrived and is about to be executed.
 	Began(d Dep)
+	// Noted: its handler has something to remember, at most MaxNote bytes, before it
+	// changes anything.
+	Noted(d Dep, note []byte)
 	// Ended: it has been, and is about to be answered.
 	Ended(s ServedSlot)
 	// Sent: this side's call is about to be sent for the first time.
@@ -20,9 +23,21 @@ type SlotLog interface {
 type ServedSlot struct {
 	Dep
 	Running bool
+	Note    []byte // of the call that runs
 	History uint64 // bit n: whether the call n before this one succeeded
 	Kind    uint8
 	Reply   []byte
+}
+
+// MaxNote bounds what a handler may remember of its call, in bytes.
+const MaxNote = 160
+
+// Note remembers something for the process that goes on with the session if this one is
+// killed before the call has been answered; another note replaces it.
+func (r *Request) Note(note []byte) {
+	if log := r.Peer.cfg.Slots; log != nil && r.Op.Slotted() {
+		log.Noted(r.Slot, note[:min(len(note), MaxNote)])
+	}
 }
 
 // Slots are what a SlotLog has remembered: of the calls that were served, and of the
@@ -42,7 +57,7 @@ func (p *Peer) restore(from *Slots) {
 		}
 		slot.seq, slot.history, slot.kind, slot.reply = f.Seq, f.History, f.Kind, f.Reply
 		if f.Running {
-			slot.seq, slot.again = f.Seq-1, f.Seq
+			slot.seq, slot.again, slot.noted = f.Seq-1, f.Seq, f.Note
 		}
 	}
 	p.out.restore(from.Sent)

@@ -41,7 +41,17 @@ func (m *memory) set(f func()) {
 func (m *memory) Began(d rpc.Dep) {
 	m.set(func() {
 		s := m.served[d.Slot]
-		s.Dep, s.Running = d, true
+		if s.Dep != d || !s.Running {
+			s.Dep, s.Running, s.Note = d, true, nil
+		}
+		m.served[d.Slot] = s
+	})
+}
+
+func (m *memory) Noted(d rpc.Dep, note []byte) {
+	m.set(func() {
+		s := m.served[d.Slot]
+		s.Note = slices.Clone(note)
 		m.served[d.Slot] = s
 	})
 }
@@ -84,7 +94,10 @@ func TestAnotherProcess(t *testing.T) {
 		rpc.Handle(m, opAgain, func(ctx context.Context, r *rpc.Request, req *textMsg, res *textMsg) error {
 			mu.Lock()
 			runs[req.S]++
-			again[req.S] = r.Again
+			if again[req.S] = r.Again; r.Again && string(r.Noted) != req.S {
+				t.Errorf("%s: noted %q", req.S, r.Noted)
+			}
+			r.Note([]byte(req.S))
 			wait := hold
 			mu.Unlock()
 			if wait != nil {

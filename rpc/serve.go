@@ -335,7 +335,9 @@ func (p *Peer) handle(ctx context.Context, in *incoming) {
 	r := &in.r
 	*r = Request{Peer: p, Op: in.method.info, Cred: in.fields.cred, Data: in.data.b, Slot: in.fields.dep, ctx: ctx}
 	if in.slotted() && p.cfg.Slots != nil {
-		r.Again = p.in.again(r.Slot)
+		if r.Again, r.Noted = p.in.again(r.Slot); !r.Again {
+			r.Noted = nil
+		}
 	}
 	reply := newBuffer(headerSize)
 	meta, err := p.invoke(ctx, in, r, reply)

@@ -150,6 +150,7 @@ type calleeSlot struct {
 	seq     uint32 // last sequence number that arrived
 	running bool
 	again   uint32 // sequence number that another process may have executed; 0: none
+	noted   []byte // of that
 	// history tells of the last 64 calls whether they succeeded; bit 0 is seq.
 	history uint64
 	kind    uint8  // of the cached reply
@@ -218,11 +219,12 @@ func (s *calleeSlots) end(d Dep, kind uint8, meta []byte) (*link, uint32) {
 }
 
 // again reports whether a running call may have been executed by another process, which
-// has not answered it.
-func (s *calleeSlots) again(d Dep) bool {
+// has not answered it, and what that has noted.
+func (s *calleeSlots) again(d Dep) (bool, []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.slots[d.Slot].again == d.Seq
+	slot := &s.slots[d.Slot]
+	return slot.again == d.Seq, slot.noted
 }
 
 // setCancel notes how the waiting of a running call is ended.

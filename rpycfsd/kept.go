@@ -132,13 +132,16 @@ func (r *sessionRec) Fields(c *rpc.Codec) {
 // The record of a slot begins with the session's key and the slot's number, u64 each.
 // What follows are words, changed in place.
 //
-//	of the client's calls   sequence<<1 | running · history · kind<<32 | length · reply
+//	of the client's calls   sequence<<1 | running · history · kind<<32 | length of the
+//	                        reply · length of the note · note · reply
 //	of this side's          sequence
 const (
 	wordState   = 16
 	wordHistory = 24
 	wordReply   = 32
-	replyAt     = 40
+	wordNote    = 40
+	noteAt      = 48
+	replyAt     = noteAt + rpc.MaxNote
 	servedSize  = replyAt + rpc.MaxSlotReply
 
 	wordSent = 16
@@ -229,7 +232,19 @@ func (r *record) cell(in map[uint32]mapped.Cell, kind uint8, slot uint32, size i
 
 // Began notes that a call runs.
 func (r *record) Began(d rpc.Dep) {
-	r.cell(r.served, recServed, d.Slot, servedSize).SetWord(wordState, uint64(d.Seq)<<1|1)
+	cell := r.cell(r.served, recServed, d.Slot, servedSize)
+	if running := uint64(d.Seq)<<1 | 1; cell.Get(wordState) != running { // else it comes again, and its note stands
+		cell.SetWord(wordNote, 0)
+		cell.SetWord(wordState, running)
+	}
+}
+
+// Noted notes what is about to be changed.
+func (r *record) Noted(d rpc.Dep, note []byte) {
+	cell := r.cell(r.served, recServed, d.Slot, servedSize)
+	cell.SetWord(wordNote, 0)
+	cell.Write(noteAt, note)
+	cell.SetWord(wordNote, uint64(len(note)))
 }
 
 // Ended notes how a call was answered.
@@ -276,6 +291,9 @@ func (t *sessions) recover(users *auth.Users) {
 		if slots[rec.ID()] == nil {
 			slots[rec.ID()] = new(slotRecords)
 		}
+		r.Undecided(slots[rec.ID()].undecided())
+	}
+	for _, rec := range found {
 		if err := t.revive(rec, slots[rec.ID()], r, users); err != nil {
 			t.log.Info("a session of before cannot go on", "err", err)
 			rec.Free()
@@ -306,9 +324,21 @@ func (r *slotRecords) free() {
 	}
 }
 
+// undecided returns the calls that had begun and not ended, with their notes.
+func (r *slotRecords) undecided() map[rpc.Dep][]byte {
+	calls := make(map[rpc.Dep][]byte)
+	for _, rec := range r.served {
+		if state := rec.Word(wordState).Load(); state&1 == 1 {
+			d := rpc.Dep{Slot: uint32(binary.LittleEndian.Uint64(rec.Body[8:])), Seq: uint32(state >> 1)}
+			calls[d] = slices.Clone(rec.Body[noteAt : noteAt+min(int(rec.Word(wordNote).Load()), rpc.MaxNote)])
+		}
+	}
+	return calls
+}
+
 // slots reads the records, which become those of into.
-func (r *slotRecords) slots(into *record) (from rpc.Slots, undecided map[rpc.Dep]bool) {
-	undecided = make(map[rpc.Dep]bool)
+func (r *slotRecords) slots(into *record) (from rpc.Slots) {
+	undecided := r.undecided()
 	for _, rec := range r.served {
 		slot, state := uint32(binary.LittleEndian.Uint64(rec.Body[8:])), rec.Word(wordState).Load()
 		into.served[slot] = rec.Cell
@@ -316,9 +346,7 @@ func (r *slotRecords) slots(into *record) (from rpc.Slots, undecided map[rpc.Dep
 		reply := rec.Word(wordReply).Load()
 		s.Kind = uint8(reply >> 32)
 		s.Reply = slices.Clone(rec.Body[replyAt : replyAt+min(int(uint32(reply)), rpc.MaxSlotReply)])
-		if s.Running {
-			undecided[s.Dep] = true
-		}
+		s.Note = undecided[s.Dep]
 		from.Served = append(from.Served, s)
 	}
 	for _, rec := range r.sent {
@@ -326,7 +354,7 @@ func (r *slotRecords) slots(into *record) (from rpc.Slots, undecided map[rpc.Dep
 		into.sent[slot] = rec.Cell
 		from.Sent = append(from.Sent, rpc.Dep{Slot: slot, Seq: uint32(seq)})
 	}
-	return from, undecided
+	return from
 }
 
 // revive goes on with one session.
@@ -346,8 +374,8 @@ func (t *sessions) revive(rec mapped.Record, slots *slotRecords, r *export.Recov
 	s := &session{table: t, id: m.id, secret: m.secret, user: m.user}
 	s.log = t.log.With("user", s.user, "session", fmt.Sprintf("%x", s.id[:4]))
 	s.record = t.kept.newRecord(rec.Cell, s.log)
-	from, undecided := slots.slots(s.record)
-	files, tell, err := r.Session(id, rec.ID(), func(d rpc.Dep) bool { return undecided[d] })
+	from, undecided := slots.slots(s.record), slots.undecided()
+	files, tell, err := r.Session(id, rec.ID(), undecided)
 	if err != nil {
 		return fmt.Errorf("session of %s: %w", m.user, err)
 	}

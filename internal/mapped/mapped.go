@@ -296,6 +296,14 @@ func (c Cell) Write(at int, b []byte) {
 	}
 }
 
+// Get returns a word, 0 for none.
+func (c Cell) Get(at int) uint64 {
+	if c.s == nil || c.Frozen() {
+		return 0
+	}
+	return c.Word(at).Load()
+}
+
 // SetWord stores a word.
 func (c Cell) SetWord(at int, v uint64) {
 	if c.s != nil && !c.Frozen() {

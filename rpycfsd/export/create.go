@@ -52,6 +52,9 @@ func (s *Session) dirToCreate(c call, parent fsproto.Node, num fsproto.Handle, m
 		s.done(h)
 		return s.dir(parent)
 	}
+	if c.Again {
+		s.unchoose(chosen)
+	}
 	if err := s.mayCreate(mode, flags, chosen); err != nil {
 		return object{}, err
 	}
@@ -68,6 +71,15 @@ func (s *Session) mayCreate(mode, flags uint32, chosen fsproto.Node) error {
 		return syscall.EPERM
 	}
 	return s.mayChoose(chosen)
+}
+
+// unchoose takes a number back that this very call has given, to something that is not
+// there any more.
+func (s *Session) unchoose(chosen fsproto.Node) {
+	s.mu.Lock()
+	nodes := s.dropNumber(chosen)
+	s.mu.Unlock()
+	s.e.unrefAll(nodes...)
 }
 
 // mode is the mode of a new entry of d: under a default ACL the umask counts for
@@ -117,6 +129,9 @@ func (s *Session) tellCreated(d object, n *node, f *beneath.File, chosen fsproto
 }
 
 func (s *Session) createOrOpen(c call, d object, req *fsproto.CreateReq) (n *node, f *beneath.File, err error) {
+	if n, f, err = s.openMade(c, d, req); n != nil || err != nil {
+		return n, f, err
+	}
 	for range createTries {
 		err = syscall.EEXIST
 		if !s.readOnly { // otherwise admit has seen that the name exists
@@ -141,6 +156,33 @@ func (s *Session) createOrOpen(c call, d object, req *fsproto.CreateReq) (n *nod
 		}
 	}
 	return nil, nil, err
+}
+
+// openMade opens a file that this very call has made already; nil if it has not. Its
+// mode says nothing about who has made it.
+func (s *Session) openMade(c call, d object, req *fsproto.CreateReq) (*node, *beneath.File, error) {
+	if c.plan == nil || len(c.Noted) == 0 {
+		return nil, nil, nil
+	}
+	id, st := d.identOf(req.Name)
+	if id == (ident{}) || st.Mode&unix.S_IFMT != unix.S_IFREG || !c.plan.born(&st) {
+		return nil, nil, nil
+	}
+	p, err := d.p.Walk(req.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, _, err := s.internPath(p, hint{d.n.id, req.Name})
+	if err != nil {
+		return nil, nil, err
+	}
+	var f *beneath.File
+	s.e.asDaemon(func() { f, err = n.path.Open(openFlags(req.Flags &^ (fsproto.OpenTruncate | fsproto.OpenNoAtime))) })
+	if err != nil {
+		s.e.release(n)
+		return nil, nil, err
+	}
+	return n, f, nil
 }
 
 // createOpen opens an entry that a create has found.

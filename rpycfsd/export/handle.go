@@ -163,20 +163,29 @@ func (s *Session) reserve(num fsproto.Handle) error {
 }
 
 // openedBy returns the file that this very call has opened already, in use; nil if it has
-// not.
+// not, or the file is gone: then it is to be opened again.
 func (s *Session) openedBy(c call, num fsproto.Handle) *handle {
 	if !c.Again {
 		return nil
 	}
-	h, err := s.handle(num)
-	if err != nil {
+	s.mu.Lock()
+	h := s.handles[num]
+	if h == nil || h.by != c.Slot {
+		s.mu.Unlock()
 		return nil
 	}
-	if h.by != c.Slot {
-		s.done(h)
-		return nil
+	if h.f != nil {
+		h.users++
+		s.mu.Unlock()
+		return h
 	}
-	return h
+	delete(s.handles, num)
+	last := s.dismiss(h)
+	s.mu.Unlock()
+	if last {
+		s.finish(h)
+	}
+	return nil
 }
 
 // abandon gives a reserved number back.

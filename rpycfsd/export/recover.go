@@ -25,6 +25,7 @@ type Recovery struct {
 	kept  map[uint64]int // descriptors of the keeper that nobody has claimed
 	nodes map[ident]*foundNode
 	of    map[uint64][]mapped.Record // records of sessions that were not begun yet
+	moved map[ident][]ident          // nodes that may have moved last, and where they are then
 }
 
 type foundNode struct {
@@ -35,7 +36,7 @@ type foundNode struct {
 // Recover reads records, and takes over the descriptors that a keeper holds by their
 // keys. It ends with Close.
 func (e *Export) Recover(records []mapped.Record, kept map[uint64]int) *Recovery {
-	r := &Recovery{e: e, kept: kept, nodes: make(map[ident]*foundNode), of: make(map[uint64][]mapped.Record)}
+	r := &Recovery{e: e, kept: kept, nodes: make(map[ident]*foundNode), of: make(map[uint64][]mapped.Record), moved: make(map[ident][]ident)}
 	for _, rec := range records {
 		if rec.Kind != recNode {
 			if len(rec.Body) < 8 {
@@ -75,6 +76,71 @@ func sessionOf(rec mapped.Record) (key uint64) {
 type sessionKey struct{ key uint64 }
 
 func (k *sessionKey) Fields(c *rpc.Codec) { c.U64(&k.key) }
+
+// Undecided tells of calls that had begun and not ended, with their notes. It is called
+// for all sessions before the first is begun.
+func (r *Recovery) Undecided(calls map[rpc.Dep][]byte) {
+	for _, note := range calls {
+		var i intent
+		if len(note) == 0 || rpc.Decode(note, &i) != nil || i.to == (ident{}) {
+			continue
+		}
+		for _, id := range []ident{i.was, i.other} {
+			r.moved[id] = append(r.moved[id], i.on, i.to)
+		}
+	}
+}
+
+// search looks for n, which is not where it was, where it may just have been moved.
+func (r *Recovery) search(n *node) {
+	for _, id := range r.moved[n.id] {
+		dir := r.node(id)
+		if dir == nil {
+			continue
+		}
+		p, err := r.e.acquire(dir)
+		if err != nil {
+			r.e.unref(dir)
+			continue
+		}
+		if name := nameIn(p, n.id); name != "" {
+			r.e.remember(n, hint{id, name})
+		}
+		r.e.release(dir)
+	}
+}
+
+// nameIn returns a name that an inode has in directory p, "" if none.
+func nameIn(p *beneath.Path, id ident) string {
+	f, err := p.OpenDir()
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		entries, end, err := f.Dirents(buf, nil)
+		if err != nil {
+			return ""
+		}
+		for i := range entries {
+			name := string(entries[i].Name)
+			if entries[i].Ino != id.ino {
+				continue
+			}
+			st, err := p.StatAt(name)
+			if err != nil {
+				continue
+			}
+			if now, err := identOf(&st, func() (beneath.KernelHandle, error) { return p.HandleAt(name) }); err == nil && now == id {
+				return name
+			}
+		}
+		if end {
+			return ""
+		}
+	}
+}
 
 // Close gives up what no session has claimed.
 func (r *Recovery) Close() {
@@ -123,10 +189,10 @@ func (r *Recovery) node(id ident) *node {
 	return n
 }
 
-// Session goes on with the session that was recorded under a key. undecided tells of the
-// calls that had begun and not ended. The returned function tells the client what it has
+// Session goes on with the session that was recorded under a key. undecided are the calls
+// that had begun and not ended, with their notes. The returned function tells the client what it has
 // lost; it is called once. ESTALE if the session's root is not there any more.
-func (r *Recovery) Session(id Identity, key uint64, undecided func(rpc.Dep) bool) (*Session, func(*rpc.Peer), error) {
+func (r *Recovery) Session(id Identity, key uint64, undecided map[rpc.Dep][]byte) (*Session, func(*rpc.Peer), error) {
 	byKind := make(map[uint8][]mapped.Record)
 	for _, rec := range r.of[key] {
 		byKind[rec.Kind] = append(byKind[rec.Kind], rec)
@@ -148,6 +214,7 @@ func (r *Recovery) Session(id Identity, key uint64, undecided func(rpc.Dep) bool
 	b.creds()
 	b.handles()
 	b.locks()
+	s.holdUndecided(undecided)
 	return s, b.tell, nil
 }
 
@@ -163,7 +230,7 @@ func free(byKind map[uint8][]mapped.Record) {
 type revival struct {
 	r         *Recovery
 	s         *Session
-	undecided func(rpc.Dep) bool
+	undecided map[rpc.Dep][]byte
 	byKind    map[uint8][]mapped.Record
 	settings  uint64
 	lost      []fsproto.Handle
@@ -293,7 +360,7 @@ func (b *revival) handles() {
 			return false
 		}
 		h := &handle{num: num, r: b.ref(n), writes: m.writes, as: b.opener(m.as), cell: rec.Cell, users: 1}
-		if b.undecided(m.by) {
+		if _, ok := b.undecided[m.by]; ok {
 			h.by = m.by
 		}
 		h.r.opens++
@@ -336,6 +403,10 @@ func (b *revival) open(key uint64, n *node, m *handleRec) (f *beneath.File, kept
 	}
 	s := b.s
 	p, err := s.e.acquire(n)
+	if err != nil {
+		b.r.search(n)
+		p, err = s.e.acquire(n)
+	}
 	switch {
 	case err == nil && f != nil:
 		return f, true
@@ -467,7 +538,7 @@ func (b *revival) tell(peer *rpc.Peer) {
 	s.locks.setPeer(peer)
 	s.locks.lost(b.lost)
 	each(b, recLockWait, func(rec mapped.Record, m *lockWaitRec) bool {
-		if b.undecided(m.by) {
+		if _, ok := b.undecided[m.by]; ok {
 			return false // it is asked again
 		}
 		s.locks.mu.Lock()

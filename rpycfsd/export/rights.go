@@ -38,6 +38,7 @@ type call struct {
 	*rpc.Request
 	as     *identity.ID // nil: the daemon
 	change *change      // nil: it changes nothing
+	plan   *plan        // nil: there is no record of it
 }
 
 // killsPriv reports whether set-id bits must be dropped here because the client

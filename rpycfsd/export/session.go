@@ -12,6 +12,7 @@ import (
 	"github.com/rpycfs/rpycfs/internal/beneath"
 	"github.com/rpycfs/rpycfs/internal/identity"
 	"github.com/rpycfs/rpycfs/internal/mapped"
+	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,7 +54,9 @@ type Session struct {
 	creds   map[uint32]*identity.ID
 
 	settings  uint64 // set… bits
-	fleeting  bool   // not to be known to the next process
+	undecided map[rpc.Dep]*undecided
+	giveUp    *time.Timer // of waiting for those
+	fleeting  bool        // not to be known to the next process
 	attached  mapped.Cell
 	credCells map[uint32]mapped.Cell
 
@@ -98,7 +101,7 @@ func (e *Export) NewSession(id Identity) (*Session, error) {
 	s := &Session{
 		e: e, id: id, log: e.log.With("user", id.Name), readOnly: id.ReadOnly || e.cfg.ReadOnly,
 		refs: make(map[*node]*ref), numbers: make(map[fsproto.Node]*number), next: fsproto.RootNode + 1,
-		handles: make(map[fsproto.Handle]*handle), credCells: make(map[uint32]mapped.Cell), own: own, creds: map[uint32]*identity.ID{0: own},
+		handles: make(map[fsproto.Handle]*handle), credCells: make(map[uint32]mapped.Cell), undecided: make(map[rpc.Dep]*undecided), own: own, creds: map[uint32]*identity.ID{0: own},
 	}
 	s.locks.init(e)
 	var names []string
@@ -189,6 +192,10 @@ func (s *Session) Close() {
 	}
 	idle := s.calls == 0
 	s.mu.Unlock()
+	if s.giveUp != nil {
+		s.giveUp.Stop()
+	}
+	s.letGo(nil)
 	s.locks.close()
 	s.closeRecalls()
 	s.closeWatches()

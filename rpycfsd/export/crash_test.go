@@ -78,6 +78,7 @@ type crashEnv struct {
 	key   mapped.Cell
 
 	mu      sync.Mutex
+	onWait  func()
 	at      string        // the point at which the daemon crashes; "": it does not
 	crashed chan struct{} // closed by the crash
 	dead    chan struct{} // closed when the old process has ended
@@ -173,6 +174,9 @@ func (v *crashEnv) crash() {
 func (v *crashEnv) reached(point string) error {
 	v.mu.Lock()
 	at := v.at
+	if point == "waits" && v.onWait != nil {
+		v.onWait()
+	}
 	if at != point && (at != "changed" || point != "noted") {
 		v.mu.Unlock()
 		return nil
@@ -201,7 +205,9 @@ func (v *crashEnv) again(point string) {
 	root, from, tell := v.open()
 	v.link.Server = rpc.NewPeer(rpc.Config{Root: root, Slots: v.log, From: from})
 	tell(v.link.Server)
-	v.link.Connect()
+	if point != "away" {
+		v.link.Connect()
+	}
 }
 
 // crashStep is one change: what it does by the client's number, in a directory "d" with
@@ -446,4 +452,82 @@ func sameErrno(a, b error) bool {
 		return false
 	}
 	return a == nil || rpc.CodeOf(a) == rpc.CodeOf(b)
+}
+
+// TestUndecidedWait: while a client has not come back, others do not change what its call
+// may have changed; and each of two calls for one name gets its own answer.
+func TestUndecidedWait(t *testing.T) {
+	for _, point := range []string{"noted", "changed"} {
+		v := newCrashEnv(t)
+		v.start()
+		x := v.prepare()
+		name := nameOf(t, v, x)
+		v.crashAt(point)
+		first := make(chan error, 1)
+		go func() { first <- crashSteps[0].do(v.env, x) }()
+		v.again("away")
+		other := &env{t: t, dir: v.dir, e: v.e, s: v.session(Identity{})}
+		other.client = connect(t, other.s)
+		do(other, fsproto.Attach, fsproto.AttachReq{})
+		d := other.lookup(name)
+		waits := make(chan struct{}, 10)
+		v.mu.Lock()
+		v.onWait = func() { waits <- struct{}{} }
+		v.mu.Unlock()
+		second := make(chan error, 1)
+		go func() {
+			second <- made(other, fsproto.Mkdir, fsproto.MkdirReq{Parent: d.Node, Name: "new", NewNode: newNode()})
+		}()
+		select {
+		case <-waits:
+		case err := <-second:
+			t.Fatalf("%s: the other client's mkdir did not wait: %v", point, err)
+		}
+		must(t, made(other, fsproto.Mkdir, fsproto.MkdirReq{Parent: other.lookup(name + "/sub").Node, Name: "elsewhere", NewNode: newNode()}))
+		v.link.Connect()
+		must(t, <-first)
+		want(t, <-second, syscall.EEXIST)
+	}
+}
+
+// TestUndecidedProgram: what a program on the server has done meanwhile is not taken for
+// the call, nor lost.
+func TestUndecidedProgram(t *testing.T) {
+	v := newCrashEnv(t)
+	v.start()
+	step := func(name string) crashStep {
+		return crashSteps[slices.IndexFunc(crashSteps, func(s crashStep) bool { return s.name == name })]
+	}
+	for _, tt := range []struct {
+		step, point string
+		program     func(dir string)
+		errno       error
+		file, text  string
+	}{
+		{"append", "changed", func(dir string) { must(t, os.Truncate(dir+"/a", 7)) }, nil, "a", "textappended"},
+		{"append", "noted", func(dir string) { must(t, os.WriteFile(dir+"/a", []byte("textzzz"), 0)) }, syscall.EIO, "a", "textzzz"},
+		{"append", "noted", func(dir string) { must(t, os.WriteFile(dir+"/a", []byte("te"), 0)) }, syscall.EIO, "a", "te"},
+		{"rename", "noted", func(dir string) { must(t, os.Rename(dir+"/a", dir+"/elsewhere")) }, syscall.EIO, "elsewhere", "text"},
+		{"rename", "changed", func(dir string) { must(t, os.WriteFile(dir+"/a", []byte("new"), 0o644)) }, nil, "sub/moved", "text"},
+		{"unlink", "changed", func(dir string) { must(t, os.WriteFile(dir+"/b", []byte("new"), 0o644)) }, nil, "b", "new"},
+		{"create", "noted", func(dir string) {
+			must(t, os.WriteFile(dir+"/old", []byte("old"), 0o644))
+		}, nil, "new", "written"},
+	} {
+		x := v.prepare()
+		dir := filepath.Join(v.dir, nameOf(t, v, x))
+		v.crashAt(tt.point)
+		result := make(chan error, 1)
+		go func() { result <- step(tt.step).do(v.env, x) }()
+		<-v.crashed
+		v.link.Server.End(nil) // what it had begun it has done
+		tt.program(dir)
+		v.again("")
+		if err := <-result; tt.errno == nil && err != nil || tt.errno != nil && !errors.Is(err, tt.errno) {
+			t.Errorf("%s at %q: %v, want %v", tt.step, tt.point, err, tt.errno)
+		}
+		if text, err := os.ReadFile(filepath.Join(dir, tt.file)); err != nil || string(text) != tt.text {
+			t.Errorf("%s at %q: %s holds %q, %v", tt.step, tt.point, tt.file, text, err)
+		}
+	}
 }

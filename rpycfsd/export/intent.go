@@ -485,6 +485,7 @@ func (e *Export) awaitDecided(ctx context.Context, c *change) error {
 			if len(list) == 0 {
 				break
 			}
+			e.reached("waits")
 			select {
 			case <-list[0].done:
 			case <-ctx.Done():

@@ -78,13 +78,14 @@ install: build
 	install -m 644 man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	sed 's|@PREFIX@|$(PREFIX)|g' init/rpycfsd.service > $(DESTDIR)$(UNITDIR)/rpycfsd.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/rpycfsd.service
+	install -m 644 init/rpycfsd.socket $(DESTDIR)$(UNITDIR)/
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/sbin/,rpycfsd mount.rpycfs umount.rpycfs) \
 		$(DESTDIR)$(PREFIX)/bin/rpycfs \
 		$(addprefix $(DESTDIR)$(SBINDIR)/,mount.rpycfs umount.rpycfs umount.fuse.rpycfs) \
 		$(addprefix $(DESTDIR)$(PREFIX)/share/man/,man1/rpycfs.1 man8/rpycfsd.8 man8/mount.rpycfs.8 man8/umount.rpycfs.8) \
-		$(DESTDIR)$(UNITDIR)/rpycfsd.service
+		$(DESTDIR)$(UNITDIR)/rpycfsd.service $(DESTDIR)$(UNITDIR)/rpycfsd.socket
 
 clean:
 	rm -rf bin

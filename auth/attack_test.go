@@ -383,15 +383,16 @@ func TestLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := testServer(t)
 		s.Deadline, s.Places, s.PlacesPerAddress, s.HandshakeBytes = 0, 3, 2, 4000
-		silent1, done1 := serve(t, s)
+		_, done1 := serve(t, s)
+		synctest.Wait()
 		_, done2 := serve(t, s)
 		synctest.Wait()
-		_, done3 := serve(t, s)
-		if r := <-done3; !errors.Is(r.err, ErrBusy) {
-			t.Errorf("third from one address: %v", r.err)
+		silent3, done3 := serve(t, s)
+		if r := <-done1; !errors.Is(r.err, ErrBusy) {
+			t.Errorf("the first of three from one address: %v", r.err)
 		}
-		silent1.Close()
-		<-done1
+		silent3.Close()
+		<-done3
 		mustLogin(t, s, testClient(t)) // its place is free again
 		start := time.Now()
 		if r := <-done2; !errors.Is(r.err, context.DeadlineExceeded) && !isTimeout(r.err) {
@@ -417,6 +418,30 @@ func TestLimits(t *testing.T) {
 			t.Errorf("places: %d, %v", s.places.total, s.places.byAddress)
 		}
 	})
+}
+
+// TestPlaces: who comes gets a place from whoever has the most, the oldest first.
+func TestPlaces(t *testing.T) {
+	var p places
+	var evicted []string
+	take := func(address, name string) *place {
+		return p.take(address, 5, 3, func() { evicted = append(evicted, name) })
+	}
+	take("b", "b1")
+	for _, name := range []string{"a1", "a2", "a3", "a4"} { // a4 takes a1's
+		take("a", name)
+	}
+	b2 := take("b", "b2")
+	take("c", "c1") // takes a2's
+	take("d", "d1") // takes b1's, the oldest of the two addresses that have two
+	if want := []string{"a1", "a2", "b1"}; !slices.Equal(evicted, want) {
+		t.Errorf("evicted %v, want %v", evicted, want)
+	}
+	p.leave(b2)
+	p.leave(b2)
+	if p.total != 4 || len(p.byAddress) != 3 {
+		t.Errorf("%d places, %v", p.total, p.byAddress)
+	}
 }
 
 func isTimeout(err error) bool {

@@ -41,6 +41,9 @@ const (
 	maxKeyTries = 6
 )
 
+// errEvicted ends a handshake whose place another connection has taken.
+var errEvicted = fmt.Errorf("%w: too many connections before log-in", ErrBusy)
+
 // Server is the server's side of the handshake. Its fields are set before the
 // first use and not changed after. It is safe for concurrent use.
 type Server struct {
@@ -66,11 +69,11 @@ type Server struct {
 // error nc is closed. Cancelling ctx ends the handshake.
 func (s *Server) Handshake(ctx context.Context, nc net.Conn) (conn *Conn, err error) {
 	address := addressKey(nc.RemoteAddr())
-	if !s.places.take(address, orDefault(s.Places, DefaultPlaces), orDefault(s.PlacesPerAddress, DefaultPlacesPerAddress)) {
-		nc.Close()
-		return nil, fmt.Errorf("%w: too many connections before log-in", ErrBusy)
-	}
-	defer s.places.leave(address)
+	ctx, evict := context.WithCancelCause(ctx)
+	defer evict(nil)
+	place := s.places.take(address, orDefault(s.Places, DefaultPlaces), orDefault(s.PlacesPerAddress, DefaultPlacesPerAddress),
+		func() { evict(errEvicted) })
+	defer s.places.leave(place)
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer func() {
 		if p := recover(); p != nil {

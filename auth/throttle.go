@@ -136,36 +136,3 @@ func addressKey(addr net.Addr) string {
 	}
 	return ip.String()
 }
-
-// places bounds how many connections are between accept and log-in. The zero
-// value is ready. It is safe for concurrent use.
-type places struct {
-	mu        sync.Mutex
-	total     int
-	byAddress map[string]int
-}
-
-// take takes a place, or reports that there is none.
-func (p *places) take(address string, limit, perAddress int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.total >= limit || p.byAddress[address] >= perAddress {
-		return false
-	}
-	if p.byAddress == nil {
-		p.byAddress = make(map[string]int)
-	}
-	p.total++
-	p.byAddress[address]++
-	return true
-}
-
-// leave gives a place back.
-func (p *places) leave(address string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.total--
-	if p.byAddress[address]--; p.byAddress[address] == 0 {
-		delete(p.byAddress, address)
-	}
-}

@@ -173,8 +173,9 @@ func resident(t testing.TB, pid int) int {
 
 // TestTerminateUnderLoad ends the daemon while a program writes: within five
 // seconds, with exit 0, and with everything on disk that was acknowledged. The
-// program waits for the daemon; when it is back it has no session any more, and
-// the program gets an error instead of waiting forever.
+// program waits for the daemon and goes on when it is back. When the daemon knows no
+// session any more, as after a reboot, the program gets an error instead of waiting
+// forever.
 func TestTerminateUnderLoad(t *testing.T) {
 	needFUSE(t)
 	w := newWorld(t)
@@ -199,7 +200,23 @@ func TestTerminateUnderLoad(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("it took %v to end", took)
 	}
-	w.serve()
+	size := func() int64 {
+		i, err := os.Stat(file)
+		must(t, err)
+		return i.Size()
+	}
+	before := size()
+	w.start()
+	if !eventually(patience, func() bool { return size() > before+1<<20 }) {
+		t.Error("the program does not go on")
+	}
+	w.stop()
+	records, err := filepath.Glob(filepath.Join(w.dir, "state", "*.sessions"))
+	if err != nil || len(records) != 1 {
+		t.Fatalf("records %q, %v", records, err)
+	}
+	must(t, os.Remove(records[0]))
+	w.start()
 	if err := writer.Wait(); err == nil || !writer.ProcessState.Exited() {
 		t.Fatalf("the program that wrote ended with %v, not with an error of its own", err)
 	}

@@ -20,13 +20,17 @@ import (
 )
 
 // daemonInProcess serves dir to user foo, password bar, until the test ends.
-func daemonInProcess(t *testing.T, dir string) *rpycfsd.Daemon {
+func daemonInProcess(t *testing.T, dir string, set ...func(*rpycfsd.Config)) *rpycfsd.Daemon {
 	t.Helper()
 	users := auth.NewUsers()
 	must(t, users.SetPassword("foo", "bar"))
-	d, err := rpycfsd.New(rpycfsd.Config{
+	cfg := rpycfsd.Config{
 		Path: dir, Listen: []string{"127.0.0.1:0"}, State: t.TempDir(), Users: users, Log: slog.New(slog.DiscardHandler),
-	})
+	}
+	for _, f := range set {
+		f(&cfg)
+	}
+	d, err := rpycfsd.New(cfg)
 	must(t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
@@ -115,5 +119,28 @@ func TestSessionEnds(t *testing.T) {
 	case <-s.Done():
 	case <-ctx.Done():
 		t.Fatal("the client goes on with a session that the daemon has ended")
+	}
+}
+
+// TestSessionGrace: who comes back later than --session-grace is told that the session
+// is over.
+func TestSessionGrace(t *testing.T) {
+	d := daemonInProcess(t, t.TempDir(), func(cfg *rpycfsd.Config) { cfg.SessionGrace = time.Millisecond })
+	p := newProxy(t, portOf(d), false)
+	s := dialAt(t, d, p.port)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	defer s.Close(ctx)
+	over := eventually(patience, func() bool {
+		p.cut()
+		select {
+		case <-s.Done():
+			return true
+		default:
+			return false
+		}
+	})
+	if !over {
+		t.Error("the session outlives its grace")
 	}
 }

@@ -43,6 +43,7 @@ type world struct {
 	mnt    string          // a mount point
 	port   int
 	daemon *exec.Cmd
+	args   []string // the daemon's
 	log    *os.File // the daemon's output
 
 	// inside is a command that the daemon is started by; it may be empty.
@@ -145,17 +146,42 @@ func (w *world) serve(args ...string) {
 
 func (w *world) serveWith(args []string) {
 	w.t.Helper()
+	w.args = args
+	w.start()
+	if !eventually(patience, func() bool { return listening(w.port) }) {
+		w.t.Fatalf("the daemon does not listen:\n%s", w.daemonLog())
+	}
+}
+
+// start starts the daemon.
+func (w *world) start() {
+	w.t.Helper()
+	if w.log != nil {
+		w.log.Close()
+	}
 	log, err := os.OpenFile(filepath.Join(w.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	must(w.t, err)
 	w.log = log
 	line := slices.Concat(w.inside, []string{"rpycfsd", w.export, "--port=" + strconv.Itoa(w.port),
-		"--state=" + filepath.Join(w.dir, "state")}, args)
+		"--state=" + filepath.Join(w.dir, "state")}, w.args)
 	w.daemon = w.command(line[0], line[1:]...)
 	w.daemon.Stdout, w.daemon.Stderr = log, log
 	must(w.t, w.daemon.Start())
-	if !eventually(patience, func() bool { return listening(w.port) }) {
-		w.t.Fatalf("the daemon does not listen:\n%s", w.daemonLog())
-	}
+}
+
+// kill kills the daemon and starts it again.
+func (w *world) kill() {
+	w.t.Helper()
+	must(w.t, w.daemon.Process.Kill())
+	_ = w.daemon.Wait()
+	w.start()
+}
+
+// restart ends the daemon as an init system does and starts it again.
+func (w *world) restart() {
+	w.t.Helper()
+	w.stop()
+	w.start()
 }
 
 // stop ends the daemon as an init system does and checks that it ends well.

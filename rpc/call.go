@@ -272,7 +272,7 @@ func (p *Peer) start(c *call) error {
 		}
 	}
 	c.tag = p.lastTag
-	binary.LittleEndian.PutUint32(c.head.b[8:], c.tag)
+	putTag(c.head.b, c.tag)
 	p.calls[c.tag] = c
 	l := p.assign(c)
 	p.mu.Unlock()
@@ -282,6 +282,8 @@ func (p *Peer) start(c *call) error {
 	return nil
 }
 
+func putTag(head []byte, tag uint32) { binary.LittleEndian.PutUint32(head[8:], tag) }
+
 // assign picks the link for c and marks it as sent there. p.mu is held.
 func (p *Peer) assign(c *call) *link {
 	if p.conn == nil || !p.conn.ready {
@@ -290,6 +292,9 @@ func (p *Peer) assign(c *call) *link {
 	l := p.conn.pick(p.cfg.Client, c.bulk)
 	if c.slotted && !c.sent {
 		p.out.commit(c.dep)
+		if p.cfg.Slots != nil {
+			p.cfg.Slots.Sent(c.dep)
+		}
 	}
 	c.link, c.sent = l, true
 	c.writing.enter()

@@ -32,6 +32,13 @@ type Request struct {
 	Cred uint32 // the credential that the caller named; 0 is the session's own
 	Data []byte // payload of the request; reused after the handler has returned
 
+	// Slot is the call's, if its operation takes one. Again tells that the call may have
+	// been executed already, in part or whole, by a process that has not answered it, and
+	// Noted is what the handler has noted there.
+	Slot  Dep
+	Again bool
+	Noted []byte
+
 	ctx  context.Context
 	out  *buffer // reply payload, behind headroom for the frame
 	n    int     // bytes of it in use

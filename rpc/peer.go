@@ -38,6 +38,10 @@ type Config struct {
 	MaxExports int
 	// Share is where the memory of payloads is drawn from; nil is no bound.
 	Share *Share
+	// Slots remembers what happens in the slots, so that another process can go on with
+	// the session; nil: nothing does. From is what it had remembered when this one began.
+	Slots SlotLog
+	From  Slots
 	// PingInterval is how often the other side is pinged, PingTimeout how long
 	// nothing at all may arrive before the connection counts as lost.
 	PingInterval, PingTimeout time.Duration
@@ -137,6 +141,8 @@ func NewPeer(cfg Config) *Peer {
 	p.exports.max = cfg.MaxExports
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())
 	p.builtin = p.system()
+	p.in.log = cfg.Slots
+	p.restore(&cfg.From)
 	return p
 }
 

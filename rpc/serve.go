@@ -327,7 +327,12 @@ func (p *Peer) cancelHandler(l *link, tag uint32) {
 func (p *Peer) handle(ctx context.Context, in *incoming) {
 	defer p.running.done()
 	r := &in.r
-	*r = Request{Peer: p, Op: in.method.info, Cred: in.fields.cred, Data: in.data.b, ctx: ctx}
+	*r = Request{Peer: p, Op: in.method.info, Cred: in.fields.cred, Data: in.data.b, Slot: in.fields.dep, ctx: ctx}
+	if in.slotted() && p.cfg.Slots != nil {
+		if r.Again, r.Noted = p.in.again(r.Slot); !r.Again {
+			r.Noted = nil
+		}
+	}
 	reply := newBuffer(headerSize)
 	meta, err := p.invoke(ctx, in, r, reply)
 	if err == nil && in.slotted() && len(meta) > MaxSlotReply {

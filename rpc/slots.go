@@ -126,6 +126,7 @@ func (p *slotPool) release(slot uint32) {
 // calleeSlots are the slots of the called side.
 type calleeSlots struct {
 	max   uint32
+	log   SlotLog // nil: none
 	mu    sync.Mutex
 	slots []calleeSlot // up to the highest that was named
 }
@@ -148,6 +149,8 @@ const keepReply = 256
 type calleeSlot struct {
 	seq     uint32 // last sequence number that arrived
 	running bool
+	again   uint32 // sequence number that another process may have executed; 0: none
+	noted   []byte // of that
 	// history tells of the last 64 calls whether they succeeded; bit 0 is seq.
 	history uint64
 	kind    uint8  // of the cached reply
@@ -178,6 +181,9 @@ func (s *calleeSlots) begin(d Dep, l *link, tag uint32) (execute bool, kind uint
 			close(slot.arrived)
 			slot.arrived = nil
 		}
+		if s.log != nil {
+			s.log.Began(d)
+		}
 		return true, 0, nil, nil
 	case d.Seq == slot.seq && d.Seq != 0 && slot.running:
 		slot.link, slot.tag = l, tag
@@ -202,11 +208,23 @@ func (s *calleeSlots) end(d Dep, kind uint8, meta []byte) (*link, uint32) {
 	if kind == kindReply {
 		slot.history |= 1
 	}
+	if s.log != nil {
+		s.log.Ended(ServedSlot{Dep: d, History: slot.history, Kind: kind, Reply: meta})
+	}
 	if slot.done != nil {
 		close(slot.done)
 		slot.done = nil
 	}
 	return slot.link, slot.tag
+}
+
+// again reports whether a running call may have been executed by another process, which
+// has not answered it, and what that has noted.
+func (s *calleeSlots) again(d Dep) (bool, []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slot := &s.slots[d.Slot]
+	return slot.again == d.Seq, slot.noted
 }
 
 // setCancel notes how the waiting of a running call is ended.

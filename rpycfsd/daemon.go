@@ -12,12 +12,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rpycfs/rpycfs/auth"
-	"github.com/rpycfs/rpycfs/rpc"
 	"github.com/rpycfs/rpycfs/rpycfsd/export"
 )
 
@@ -36,22 +37,28 @@ var errShutdown = errors.New("the daemon is shutting down")
 type Config struct {
 	Path     string // directory to export
 	ReadOnly bool
-	RunAs    uint8    // whose rights decide: fsproto.RunAsDaemon, RunAsAccount or RunAsCaller
-	Listen   []string // host:port or unix:PATH
-	State    string   // directory for what the daemon keeps; made if missing
+	RunAs    uint8          // whose rights decide: fsproto.RunAsDaemon, RunAsAccount or RunAsCaller
+	Listen   []string       // host:port or unix:PATH
+	Sockets  []net.Listener // that listen already; the daemon closes them
+	State    string         // directory for what the daemon keeps; made if missing
 	Users    *auth.Users
-	TLSCert  string // certificate and key files to use in place of the key in State
-	TLSKey   string
-	Chat     ChatConfig
-	// LockGrace is how long the locks of a client outlast its connection; 0: 30 s.
-	LockGrace time.Duration
-	Log       *slog.Logger
+	// Keeper is the command that keeps open files while no daemon runs: it finds a
+	// listening socket as descriptor 3 and calls keeper.Run. Empty: nobody does.
+	Keeper  []string
+	TLSCert string // certificate and key files to use in place of the key in State
+	TLSKey  string
+	Chat    ChatConfig
+	// SessionGrace is how long a client's session outlasts its connection, LockGrace
+	// how long its locks do; 0: 10 minutes, 30 s.
+	SessionGrace, LockGrace time.Duration
+	Log                     *slog.Logger
 }
 
 // Daemon is a daemon that listens. Serve runs it.
 type Daemon struct {
 	cfg       Config
 	key       auth.Key
+	kept      *kept
 	export    *export.Export
 	chat      *chat
 	sessions  *sessions
@@ -63,7 +70,7 @@ type Daemon struct {
 // New opens the export, loads or makes the keys and listens. The error is one
 // line that says what to do.
 func New(cfg Config) (*Daemon, error) {
-	d := &Daemon{cfg: cfg}
+	d := &Daemon{cfg: cfg, listeners: slices.Clone(cfg.Sockets)}
 	if err := d.open(); err != nil {
 		d.closeAll()
 		return nil, err
@@ -88,15 +95,6 @@ func (d *Daemon) open() error {
 	if err != nil {
 		return err
 	}
-	d.export, err = export.Open(export.Config{Path: cfg.Path, ReadOnly: cfg.ReadOnly, RunAs: cfg.RunAs, Key: handleKey, Logger: cfg.Log})
-	if err != nil {
-		return err
-	}
-	if d.chat, err = openChat(cfg.Chat, cfg.State, cfg.Users, cfg.Log); err != nil {
-		return err
-	}
-	d.sessions = newSessions(d.export, cfg.RunAs, d.chat, rpc.NewBudget(budgetTotal, budgetShare), cfg.LockGrace, cfg.Log)
-	d.auth = &auth.Server{Key: d.key, Users: cfg.Users, Sessions: d.sessions, Logger: cfg.Log}
 	for _, address := range cfg.Listen {
 		ln, err := listen(address)
 		if err != nil {
@@ -104,15 +102,49 @@ func (d *Daemon) open() error {
 		}
 		d.listeners = append(d.listeners, ln)
 	}
+	if d.kept, err = openKept(cfg); err != nil {
+		return err
+	}
+	d.export, err = export.Open(export.Config{
+		Path: cfg.Path, ReadOnly: cfg.ReadOnly, RunAs: cfg.RunAs, Key: handleKey, Logger: cfg.Log, Keep: d.kept.forExport(),
+	})
+	if err != nil {
+		return err
+	}
+	if d.chat, err = openChat(cfg.Chat, cfg.State, cfg.Users, cfg.Log); err != nil {
+		return err
+	}
+	d.sessions = newSessions(cfg, d.export, d.chat, d.kept)
+	d.sessions.recover(cfg.Users)
+	d.auth = &auth.Server{Key: d.key, Users: cfg.Users, Sessions: d.sessions, Logger: cfg.Log}
 	return nil
 }
 
 func listen(address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		return net.Listen("unix", path)
+		return listenUnix(path)
 	}
 	lc := net.ListenConfig{KeepAlive: -1} // sessions have a ping of their own
 	return lc.Listen(context.Background(), "tcp", address)
+}
+
+// listenUnix listens on a socket, which may be left over from a daemon that was killed.
+func listenUnix(path string) (net.Listener, error) {
+	ln, err := net.Listen("unix", path)
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return ln, err
+	}
+	conn, dialErr := net.Dial("unix", path)
+	if dialErr == nil {
+		conn.Close()
+	}
+	if !errors.Is(dialErr, syscall.ECONNREFUSED) {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil {
+		return nil, err
+	}
+	return net.Listen("unix", path)
 }
 
 // loadHandleKey reads the key that authenticates file handles, making it at
@@ -229,4 +261,5 @@ func (d *Daemon) closeAll() {
 	if d.export != nil {
 		d.export.Close()
 	}
+	d.kept.close()
 }

@@ -22,7 +22,7 @@ import (
 const (
 	maxSessions        = 4096
 	maxSessionsPerUser = 256
-	sessionGrace       = 10 * time.Minute
+	defaultGrace       = 10 * time.Minute
 	unusedGrace        = 30 * time.Second
 	logoutGrace        = 2 * time.Second
 	defaultLockGrace   = 30 * time.Second
@@ -49,7 +49,9 @@ type sessions struct {
 	budget *rpc.Budget
 	log    *slog.Logger
 
-	lockGrace time.Duration // how long locks outlast the connection
+	grace     time.Duration // how long a session outlasts its connection
+	lockGrace time.Duration // how long its locks do
+	kept      *kept         // what the next process goes on with
 
 	mu     sync.Mutex
 	byID   map[auth.SessionID]*session
@@ -62,6 +64,7 @@ type sessions struct {
 // files and chat.
 type session struct {
 	table  *sessions
+	record *record
 	id     auth.SessionID
 	secret auth.Secret
 	user   string
@@ -79,9 +82,10 @@ type session struct {
 	over    bool
 }
 
-func newSessions(e *export.Export, runAs uint8, c *chat, budget *rpc.Budget, lockGrace time.Duration, log *slog.Logger) *sessions {
+func newSessions(cfg *Config, e *export.Export, c *chat, k *kept) *sessions {
 	return &sessions{
-		export: e, runAs: runAs, chat: c, budget: budget, lockGrace: cmp.Or(lockGrace, defaultLockGrace), log: log,
+		export: e, runAs: cfg.RunAs, chat: c, kept: k, budget: rpc.NewBudget(budgetTotal, budgetShare), log: cfg.Log,
+		grace: cmp.Or(cfg.SessionGrace, defaultGrace), lockGrace: cmp.Or(cfg.LockGrace, defaultLockGrace),
 		byID: make(map[auth.SessionID]*session), users: make(map[string]int),
 	}
 }
@@ -95,37 +99,41 @@ func (t *sessions) Create(user auth.User, remote net.Addr) (auth.Grant, error) {
 	if err := t.reserve(user.Name); err != nil {
 		return auth.Grant{}, err
 	}
-	files, err := t.newFiles(&user)
+	id, err := exportIdentity(&user, t.runAs)
+	if err == nil {
+		s.files, err = t.export.NewSession(id)
+	}
 	if err != nil {
 		t.unreserve(user.Name)
 		return auth.Grant{}, fmt.Errorf("session of %s: %w", user.Name, err)
 	}
-	s.files = files
-	s.share = t.budget.User(user.Name)
-	mux := new(rpc.Mux)
-	files.Register(mux)
-	if s.chat = t.chat.session(user.Name); s.chat != nil {
-		s.chat.Register(mux)
-	}
-	s.peer = rpc.NewPeer(rpc.Config{
-		Root: mux, Share: s.share, PingTimeout: pingTimeout, Log: s.log,
-		OnLogout: func() { t.loggedOut(s) },
-	})
-	t.mu.Lock()
-	t.byID[s.id] = s
-	t.mu.Unlock()
+	s.record = t.kept.begin(s)
+	s.files.KeepAs(s.record.key())
+	t.begin(s, rpc.Slots{})
 	s.lost(0, unusedGrace, nil)
 	s.log.Info("logged in", "from", remote)
 	return auth.Grant{Session: s.id, Secret: s.secret, Slots: rpc.DefaultSlots}, nil
 }
 
-// newFiles begins a user's session of the export.
-func (t *sessions) newFiles(user *auth.User) (*export.Session, error) {
-	id, err := exportIdentity(user, t.runAs)
-	if err != nil {
-		return nil, err
+// begin puts a session together and enters it in the table.
+func (t *sessions) begin(s *session, from rpc.Slots) {
+	s.share = t.budget.User(s.user)
+	mux := new(rpc.Mux)
+	s.files.Register(mux)
+	if s.chat = t.chat.session(s.user); s.chat != nil {
+		s.chat.Register(mux)
 	}
-	return t.export.NewSession(id)
+	cfg := rpc.Config{
+		Root: mux, Share: s.share, PingTimeout: pingTimeout, Log: s.log, From: from,
+		OnLogout: func() { t.loggedOut(s) },
+	}
+	if s.record != nil {
+		cfg.Slots = s.record
+	}
+	s.peer = rpc.NewPeer(cfg)
+	t.mu.Lock()
+	t.byID[s.id] = s
+	t.mu.Unlock()
 }
 
 // reserve takes a place for one more session of the user.
@@ -179,6 +187,7 @@ func (t *sessions) Resume(id auth.SessionID, purpose auth.Purpose, epoch uint32)
 		return errUnknown
 	case purpose == auth.Resume && epoch > s.epoch:
 		s.epoch = epoch
+		s.record.setEpoch(epoch)
 		return nil
 	case purpose == auth.Join && epoch == s.epoch:
 		return nil
@@ -205,7 +214,7 @@ func (t *sessions) serve(conn *auth.Conn) {
 	s.log.Debug("connection stands", "from", conn.RemoteAddr(), "epoch", conn.Epoch)
 	err := s.peer.Serve(transport{conn}, conn.Epoch)
 	s.log.Info("connection ended", "from", conn.RemoteAddr(), "epoch", conn.Epoch, "err", err)
-	s.lost(conn.Epoch, sessionGrace, err)
+	s.lost(conn.Epoch, t.grace, err)
 }
 
 // take stops the expiry for a connection, unless a newer one has come.
@@ -287,6 +296,7 @@ func (s *session) end(cause error) {
 		s.chat.Close() // first, so that its listeners go in one step
 	}
 	s.peer.End(cause)
+	s.record.end()
 	s.files.Close()
 	s.share.Close()
 	t.unreserve(s.user)
@@ -304,7 +314,7 @@ func (t *sessions) loggedOut(s *session) {
 }
 
 // close drains and ends all sessions: what runs is finished and answered until
-// ctx ends.
+// ctx ends. What is recorded then stays so, for the next process.
 func (t *sessions) close(ctx context.Context) {
 	t.mu.Lock()
 	t.closed = true
@@ -318,8 +328,12 @@ func (t *sessions) close(ctx context.Context) {
 			if err := s.peer.Drain(ctx); err != nil {
 				s.log.Warn("calls were still running at shutdown", "err", err)
 			}
-			s.end(errShutdown)
 		})
+	}
+	t.ending.Wait()
+	t.kept.freeze()
+	for _, s := range all {
+		t.ending.Go(func() { s.end(errShutdown) })
 	}
 	t.ending.Wait()
 }

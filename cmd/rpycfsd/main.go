@@ -8,21 +8,25 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/rpycfs/rpycfs/auth"
 	"github.com/rpycfs/rpycfs/chat/service"
 	"github.com/rpycfs/rpycfs/chat/store"
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/keeper"
 	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/version"
 	"github.com/rpycfs/rpycfs/rpycfsd"
@@ -42,11 +46,14 @@ type options struct {
 	RunAs         string        `help:"Whose rights decide: daemon (default), account or caller; with --user, no_root_squash may follow after a comma." placeholder:"MODE" default:"daemon"`
 	TLSCert       string        `name:"tls-cert" help:"Certificate (PEM) to use in place of the server's own key." placeholder:"FILE" type:"path"`
 	TLSKey        string        `name:"tls-key" help:"Key (PEM) of --tls-cert." placeholder:"FILE" type:"path"`
+	SessionGrace  time.Duration `help:"How long the session of a client whose connection is lost is kept (default ${default})." placeholder:"DURATION" default:"10m"`
 	LockGrace     time.Duration `help:"How long the locks of a client whose connection is lost are kept (default ${default})." placeholder:"DURATION" default:"30s"`
 	NoChat        bool          `name:"no-chat" help:"Serve no chat."`
 	PresenceGrace time.Duration `help:"How long a chat user whose connection is lost is not yet offline (default 30s)." placeholder:"DURATION"`
 	ChatRetention string        `help:"How much of each chat room is kept unless its owner says otherwise: a number of messages or a duration (default all)." placeholder:"COUNT|DURATION"`
 	ChatRate      float64       `help:"Chat messages that a user may send per second (default ${default}); 0: no limit." placeholder:"NUMBER" default:"${chatRate}"`
+	NoKeeper      bool          `name:"no-keeper" help:"Leave no process behind that keeps open files until the daemon is started again."`
+	Keeper        bool          `hidden:"" help:"Be that process."`
 	LogLevel      string        `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 	Version       bool          `help:"Print the version and what this program needs."`
 }
@@ -86,6 +93,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, version.String("rpycfsd"))
 		return 0
 	}
+	if o.Keeper {
+		if err := o.keep(); err != nil {
+			return fail(stderr, exitFailed, err)
+		}
+		return 0
+	}
 	if err := o.check(); err != nil {
 		return fail(stderr, exitUsage, err)
 	}
@@ -107,6 +120,8 @@ func (o *options) check() error {
 		return errors.New("no directory to export; see rpycfsd --help")
 	case (o.TLSCert == "") != (o.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together")
+	case o.SessionGrace <= 0:
+		return fmt.Errorf("--session-grace=%v is no time", o.SessionGrace)
 	case o.LockGrace <= 0:
 		return fmt.Errorf("--lock-grace=%v is no time", o.LockGrace)
 	case o.Port < 0 || o.Port > 65535:
@@ -203,11 +218,21 @@ func (o *options) serve(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	sockets, err := activation.Listeners()
+	if err != nil {
+		return fmt.Errorf("sockets that were passed on: %w", err)
+	}
+	sockets = slices.DeleteFunc(sockets, func(ln net.Listener) bool { return ln == nil })
+	var keep []string
+	if self, err := os.Executable(); err == nil && !o.NoKeeper {
+		keep = []string{self, "--keeper", "--session-grace=" + o.SessionGrace.String()}
+	}
 	// What a client asks for is all that counts.
 	syscall.Umask(0)
 	d, err := rpycfsd.New(rpycfsd.Config{
-		Path: o.Path, ReadOnly: o.ReadOnly, RunAs: runAs, Listen: o.listen(), State: state,
-		Users: users, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat, LockGrace: o.LockGrace, Log: log,
+		Path: o.Path, ReadOnly: o.ReadOnly, RunAs: runAs, Listen: o.listen(len(sockets) > 0), Sockets: sockets, State: state,
+		Users: users, Keeper: keep, TLSCert: o.TLSCert, TLSKey: o.TLSKey, Chat: chat,
+		SessionGrace: o.SessionGrace, LockGrace: o.LockGrace, Log: log,
 	})
 	if err != nil {
 		return err
@@ -219,6 +244,20 @@ func (o *options) serve(ctx context.Context, stderr io.Writer) error {
 	notify(log, daemon.SdNotifyReady)
 	context.AfterFunc(ctx, func() { notify(log, daemon.SdNotifyStopping) })
 	return d.Serve(ctx)
+}
+
+// keep is the keeper's part.
+func (o *options) keep() error {
+	l, err := net.FileListener(os.NewFile(3, "keeper"))
+	if err != nil {
+		return fmt.Errorf("this is started by rpycfsd itself: %w", err)
+	}
+	defer l.Close()
+	unix, ok := l.(*net.UnixListener)
+	if !ok {
+		return errors.New("descriptor 3 is no local socket")
+	}
+	return keeper.Run(unix, o.SessionGrace)
 }
 
 // reloads reads the users file again at each SIGHUP. The returned function ends
@@ -254,9 +293,13 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-func (o *options) listen() []string {
-	if len(o.Listen) > 0 {
+// listen returns where to listen beside the sockets that were passed on, if any were.
+func (o *options) listen(passed bool) []string {
+	switch {
+	case len(o.Listen) > 0:
 		return o.Listen
+	case passed && o.Port == 0:
+		return nil
 	}
 	if o.Port == 0 {
 		o.Port = 19912

@@ -164,3 +164,15 @@ func (f *File) CopyTo(off int64, to *File, toOff int64, length int) (n int, err 
 	})
 	return max(n, 0), err
 }
+
+// NewFile returns the File of a descriptor, which it takes over.
+func NewFile(fd int) *File { return &File{fd} }
+
+// Fd returns the descriptor, which stays f's.
+func (f *File) Fd() int { return f.fd }
+
+// Flags returns the flags that f was opened with, those that can still be told.
+func (f *File) Flags() (int, error) { return unix.FcntlInt(uintptr(f.fd), unix.F_GETFL, 0) }
+
+// Readable opens f's file for reading, with the daemon's rights.
+func (f *File) Readable() (*File, error) { return f.Reopen(unix.O_RDONLY) }

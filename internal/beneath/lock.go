@@ -1,7 +1,11 @@
 package beneath
 
 import (
+	"fmt"
 	"math"
+	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -67,4 +71,41 @@ func (f *File) Reopen(access int) (*File, error) {
 		return nil, err
 	}
 	return &File{fd}, nil
+}
+
+// Locks returns the locks that stand through f itself, as the kernel lists them
+// (proc_pid_fdinfo(5)): those of ranges, and the type of a flock(2), F_UNLCK for none.
+func (f *File) Locks() (ranges []Lock, flock int16, err error) {
+	flock = unix.F_UNLCK
+	text, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(f.fd))
+	if err != nil {
+		return nil, flock, err
+	}
+	for line := range strings.Lines(string(text)) {
+		// lock:	1: OFDLCK ADVISORY  WRITE -1 fe:00:1234 0 EOF
+		fields := strings.Fields(line)
+		if len(fields) != 9 || fields[0] != "lock:" {
+			continue
+		}
+		l := Lock{Type: unix.F_RDLCK, End: math.MaxInt64}
+		if fields[4] == "WRITE" {
+			l.Type = unix.F_WRLCK
+		}
+		switch fields[2] {
+		case "FLOCK":
+			flock = l.Type
+			continue
+		case "OFDLCK":
+		default:
+			continue
+		}
+		if l.Start, err = strconv.ParseInt(fields[7], 10, 64); err == nil && fields[8] != "EOF" {
+			l.End, err = strconv.ParseInt(fields[8], 10, 64)
+		}
+		if err != nil {
+			return nil, flock, fmt.Errorf("%q: %w", line, err)
+		}
+		ranges = append(ranges, l)
+	}
+	return ranges, flock, nil
 }

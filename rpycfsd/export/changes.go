@@ -15,9 +15,10 @@ const (
 )
 
 // beginChange enters what a request is going to change, and returns when no other
-// session has a lease on it any more. nil if it changes nothing. What cannot be
+// session has a lease on it any more, and, unless it is made again, no other change of it
+// is undecided. nil if it changes nothing. What cannot be
 // found, the handler will not find either.
-func (s *Session) beginChange(ctx context.Context, req any) (*change, error) {
+func (s *Session) beginChange(ctx context.Context, req any, again bool) (*change, error) {
 	c := &change{s: s}
 	switch req := req.(type) {
 	case *fsproto.SetattrReq:
@@ -68,6 +69,14 @@ func (s *Session) beginChange(ctx context.Context, req any) (*change, error) {
 	}
 	if len(c.touched) == 0 {
 		return nil, nil
+	}
+	if !again {
+		if err := s.e.awaitDecided(ctx, c); err != nil {
+			for _, t := range c.touched {
+				s.e.unref(t.n)
+			}
+			return nil, err
+		}
 	}
 	waits := s.e.leases.begin(c)
 	for n := 1; ; n++ {

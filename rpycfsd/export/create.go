@@ -14,10 +14,7 @@ const createTries = 32
 
 // create makes and opens a file, or opens an existing one.
 func (s *Session) create(c call, req *fsproto.CreateReq, res *fsproto.CreateRes) error {
-	if err := s.mayCreate(req.Mode, req.Flags, req.NewNode); err != nil {
-		return err
-	}
-	d, err := s.dir(req.Parent)
+	d, err := s.dirToCreate(c, req.Parent, req.Handle, req.Mode, req.Flags, req.NewNode)
 	if err != nil {
 		return err
 	}
@@ -30,10 +27,7 @@ func (s *Session) create(c call, req *fsproto.CreateReq, res *fsproto.CreateRes)
 // tmpfile makes and opens a file that has no name. Without OpenExclusive it can
 // be given one by link.
 func (s *Session) tmpfile(c call, req *fsproto.TmpfileReq, res *fsproto.CreateRes) error {
-	if err := s.mayCreate(req.Mode, req.Flags, req.NewNode); err != nil {
-		return err
-	}
-	d, err := s.dir(req.Parent)
+	d, err := s.dirToCreate(c, req.Parent, req.Handle, req.Mode, req.Flags, req.NewNode)
 	if err != nil {
 		return err
 	}
@@ -51,6 +45,22 @@ func (s *Session) tmpfile(c call, req *fsproto.TmpfileReq, res *fsproto.CreateRe
 	})
 }
 
+// dirToCreate returns the directory for a file that may be made, or that this very call
+// has made already.
+func (s *Session) dirToCreate(c call, parent fsproto.Node, num fsproto.Handle, mode, flags uint32, chosen fsproto.Node) (object, error) {
+	if h := s.openedBy(c, num); h != nil {
+		s.done(h)
+		return s.dir(parent)
+	}
+	if c.Again {
+		s.unchoose(chosen)
+	}
+	if err := s.mayCreate(mode, flags, chosen); err != nil {
+		return object{}, err
+	}
+	return s.dir(parent)
+}
+
 // mayCreate checks what can be checked before anything is made. Set-id bits are
 // refused by a privileged daemon: the file would be its own.
 func (s *Session) mayCreate(mode, flags uint32, chosen fsproto.Node) error {
@@ -61,6 +71,15 @@ func (s *Session) mayCreate(mode, flags uint32, chosen fsproto.Node) error {
 		return syscall.EPERM
 	}
 	return s.mayChoose(chosen)
+}
+
+// unchoose takes a number back that this very call has given, to something that is not
+// there any more.
+func (s *Session) unchoose(chosen fsproto.Node) {
+	s.mu.Lock()
+	nodes := s.dropNumber(chosen)
+	s.mu.Unlock()
+	s.e.unrefAll(nodes...)
 }
 
 // mode is the mode of a new entry of d: under a default ACL the umask counts for
@@ -76,6 +95,10 @@ func (d object) mode(mode, umask uint32) uint32 {
 // createHandle opens what open makes, under a handle number, and fills in the
 // reply. open returns a node with its descriptor acquired.
 func (s *Session) createHandle(c call, d object, num fsproto.Handle, chosen fsproto.Node, flags uint32, res *fsproto.CreateRes, open func() (*node, *beneath.File, error)) error {
+	if h := s.openedBy(c, num); h != nil {
+		defer s.done(h)
+		return s.tellCreated(d, h.r.n, h.f, chosen, res)
+	}
 	if err := s.reserve(num); err != nil {
 		return err
 	}
@@ -84,14 +107,7 @@ func (s *Session) createHandle(c call, d object, num fsproto.Handle, chosen fspr
 		s.abandon(num)
 		return err
 	}
-	st, err := f.Stat()
-	if err == nil {
-		err = s.introduce(n, &st, chosen, d.checked, true, &res.Entry)
-	}
-	if err == nil {
-		err = d.attr(&res.Parent)
-	}
-	if err != nil {
+	if err := s.tellCreated(d, n, f, chosen, res); err != nil {
 		f.Close()
 		s.e.release(n)
 		s.abandon(num)
@@ -100,7 +116,22 @@ func (s *Session) createHandle(c call, d object, num fsproto.Handle, chosen fspr
 	return s.settle(c, num, n, f, writes(flags))
 }
 
+// tellCreated fills in the reply to a create of f in d.
+func (s *Session) tellCreated(d object, n *node, f *beneath.File, chosen fsproto.Node, res *fsproto.CreateRes) error {
+	st, err := f.Stat()
+	if err == nil {
+		err = s.introduce(n, &st, chosen, d.checked, true, &res.Entry)
+	}
+	if err == nil {
+		err = d.attr(&res.Parent)
+	}
+	return err
+}
+
 func (s *Session) createOrOpen(c call, d object, req *fsproto.CreateReq) (n *node, f *beneath.File, err error) {
+	if n, f, err = s.openMade(c, d, req); n != nil || err != nil {
+		return n, f, err
+	}
 	for range createTries {
 		err = syscall.EEXIST
 		if !s.readOnly { // otherwise admit has seen that the name exists
@@ -125,6 +156,33 @@ func (s *Session) createOrOpen(c call, d object, req *fsproto.CreateReq) (n *nod
 		}
 	}
 	return nil, nil, err
+}
+
+// openMade opens a file that this very call has made already; nil if it has not. Its
+// mode says nothing about who has made it.
+func (s *Session) openMade(c call, d object, req *fsproto.CreateReq) (*node, *beneath.File, error) {
+	if c.plan == nil || len(c.Noted) == 0 {
+		return nil, nil, nil
+	}
+	id, st := d.identOf(req.Name)
+	if id == (ident{}) || st.Mode&unix.S_IFMT != unix.S_IFREG || !c.plan.born(&st) {
+		return nil, nil, nil
+	}
+	p, err := d.p.Walk(req.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, _, err := s.internPath(p, hint{d.n.id, req.Name})
+	if err != nil {
+		return nil, nil, err
+	}
+	var f *beneath.File
+	s.e.asDaemon(func() { f, err = n.path.Open(openFlags(req.Flags &^ (fsproto.OpenTruncate | fsproto.OpenNoAtime))) })
+	if err != nil {
+		s.e.release(n)
+		return nil, nil, err
+	}
+	return n, f, nil
 }
 
 // createOpen opens an entry that a create has found.

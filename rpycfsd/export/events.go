@@ -227,6 +227,7 @@ func (e *Export) tellEntry(dir *node, name string, what uint8) {
 	defer e.mu.Unlock()
 	if was != nil && was != now {
 		was.unnamed(at)
+		e.record(was)
 		e.moved(was, at, hint{})
 	}
 	if now != nil {

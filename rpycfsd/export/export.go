@@ -79,10 +79,14 @@ type Config struct {
 	// MaxWatches bounds the watches of one user, default DefaultWatches.
 	MaxWatches int
 
+	// Keep is what outlives the process.
+	Keep Keep
+
 	// For tests.
-	recallTimeout time.Duration   // 0: the constant
-	maxTracked    int             // 0: the constant
-	events        fsevents.Method // how to learn of changes; None: the best way
+	reached       func(point string) error // a call has come so far; an error ends it
+	recallTimeout time.Duration            // 0: the constant
+	maxTracked    int                      // 0: the constant
+	events        fsevents.Method          // how to learn of changes; None: the best way
 }
 
 // Limits and their defaults.
@@ -134,13 +138,18 @@ type Export struct {
 	stop chan struct{}
 	done sync.WaitGroup
 
-	mu      sync.Mutex
-	nodes   map[ident]*node
-	objects map[fsevents.Object]*node // that are watched
-	ended   []fsevents.Object         // piecemeal: whose nodes are gone, to be unwatched
-	left    []*node                   // piecemeal: directories to give a reference back of
-	byName  map[hint]*node            // piecemeal: by the names that they were found by last
-	idle    list.List                 // of *node with a descriptor that nobody uses, the latest first
+	unkept sync.Once // for the log: something is not recorded
+
+	mu        sync.Mutex
+	busy      busyNames
+	undecided map[ident][]*undecided // by what is changed
+	version   uint64                 // of the last record of a node
+	nodes     map[ident]*node
+	objects   map[fsevents.Object]*node // that are watched
+	ended     []fsevents.Object         // piecemeal: whose nodes are gone, to be unwatched
+	left      []*node                   // piecemeal: directories to give a reference back of
+	byName    map[hint]*node            // piecemeal: by the names that they were found by last
+	idle      list.List                 // of *node with a descriptor that nobody uses, the latest first
 }
 
 // Open prepares the export of a directory. Errors are one line for the operator.
@@ -159,9 +168,9 @@ func Open(cfg Config) (*Export, error) {
 	cfg.Descriptors = cmp.Or(cfg.Descriptors, min(limit/4, MaxDescriptors))
 	e := &Export{
 		cfg: cfg, log: cfg.Logger, maxHandles: int64(limit / 4),
-		owners: idname.New(), nodes: make(map[ident]*node), objects: make(map[fsevents.Object]*node), byName: make(map[hint]*node), stop: make(chan struct{}),
+		owners: idname.New(), busy: make(busyNames), undecided: make(map[ident][]*undecided), nodes: make(map[ident]*node), objects: make(map[fsevents.Object]*node), byName: make(map[hint]*node), stop: make(chan struct{}),
 		lockGraph: lockGraph{edges: make(map[lockKey]map[*lockWait]lockKey)},
-		leases:    leases{max: cfg.MaxLeases, within: cfg.recallTimeout, clock: 1, sessions: make(map[*Session]struct{})},
+		leases:    leases{max: cfg.MaxLeases, within: cfg.recallTimeout, clock: firstClock(), sessions: make(map[*Session]struct{})},
 	}
 	e.watches.init(e)
 	if e.log == nil {

@@ -8,6 +8,8 @@ import (
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
 	"github.com/rpycfs/rpycfs/internal/identity"
+	"github.com/rpycfs/rpycfs/internal/mapped"
+	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,10 +17,13 @@ import (
 // descriptor.
 type handle struct {
 	num    fsproto.Handle
-	f      *beneath.File
+	f      *beneath.File // nil: it is gone, see gone
 	r      *ref
 	writes bool         // open for writing
 	as     *identity.ID // who opened it; nil: the daemon
+	cell   mapped.Cell
+	by     rpc.Dep // the call that opened it, if that was another process's
+	kept   bool    // another process has opened it
 
 	locks     atomic.Pointer[lockTable] // set before anything is locked through it
 	lockUsers lockUsers
@@ -58,6 +63,9 @@ func (s *Session) handle(num fsproto.Handle) (*handle, error) {
 	}
 	if h.lost.Load() {
 		return nil, syscall.EIO
+	}
+	if h.f == nil { // it could not be found again after a restart
+		return nil, syscall.ESTALE
 	}
 	h.users++
 	return h, nil
@@ -102,7 +110,10 @@ func (s *Session) finish(h *handle) {
 	if t := h.locks.Load(); t != nil {
 		t.dismiss(h, syscall.EBADF, false)
 	}
-	h.f.Close()
+	s.e.unput(h.cell)
+	if h.f != nil {
+		h.f.Close()
+	}
 	s.e.handles.Add(-1)
 	if h.writes {
 		s.e.closed(s, h.r.n)
@@ -114,6 +125,10 @@ func (s *Session) finish(h *handle) {
 	s.mu.Unlock()
 	for _, n := range nodes {
 		s.e.unref(n)
+	}
+	if h.f == nil {
+		s.e.unref(h.r.n)
+		return
 	}
 	s.e.release(h.r.n)
 }
@@ -148,6 +163,32 @@ func (s *Session) reserve(num fsproto.Handle) error {
 	return nil
 }
 
+// openedBy returns the file that this very call has opened already, in use; nil if it has
+// not, or the file is gone: then it is to be opened again.
+func (s *Session) openedBy(c call, num fsproto.Handle) *handle {
+	if !c.Again {
+		return nil
+	}
+	s.mu.Lock()
+	h := s.handles[num]
+	if h == nil || h.by != c.Slot {
+		s.mu.Unlock()
+		return nil
+	}
+	if h.f != nil {
+		h.users++
+		s.mu.Unlock()
+		return h
+	}
+	delete(s.handles, num)
+	last := s.dismiss(h)
+	s.mu.Unlock()
+	if last {
+		s.finish(h)
+	}
+	return nil
+}
+
 // abandon gives a reserved number back.
 func (s *Session) abandon(num fsproto.Handle) {
 	s.e.handles.Add(-1)
@@ -162,11 +203,13 @@ func (s *Session) abandon(num fsproto.Handle) {
 // reference of n with its descriptor acquired, and f; also when it fails, which
 // it does only if the session was closed meanwhile.
 func (s *Session) settle(c call, num fsproto.Handle, n *node, f *beneath.File, writes bool) error {
+	cell := s.recordHandle(c, num, n, f, writes)
 	s.mu.Lock()
 	r := s.refs[n]
 	if s.closed || r == nil {
 		delete(s.handles, num)
 		s.mu.Unlock()
+		s.e.unput(cell)
 		s.e.handles.Add(-1)
 		f.Close()
 		s.e.release(n)
@@ -177,7 +220,7 @@ func (s *Session) settle(c call, num fsproto.Handle, n *node, f *beneath.File, w
 	}
 	r.opens++
 	s.e.leases.opened(r, writes, 1)
-	s.handles[num] = &handle{num: num, f: f, r: r, writes: writes, as: c.as, users: 1}
+	s.handles[num] = &handle{num: num, f: f, r: r, writes: writes, as: c.as, cell: cell, users: 1}
 	s.mu.Unlock()
 	return nil
 }
@@ -272,6 +315,10 @@ func (s *Session) opendir(c call, req *fsproto.OpenReq, res *fsproto.OpenRes) er
 
 // openNode opens a node that the session knows.
 func (s *Session) openNode(c call, req *fsproto.OpenReq, res *fsproto.OpenRes, open func(object) (*beneath.File, error)) error {
+	if h := s.openedBy(c, req.Handle); h != nil {
+		defer s.done(h)
+		return h.attr(&res.Attr)
+	}
 	o, err := s.node(req.Node)
 	if err != nil {
 		return err

@@ -97,11 +97,14 @@ func (s *Session) fsync(c call, req *fsproto.FsyncReq, res *fsproto.AttrRes) err
 }
 
 // release closes a file when the calls that use it have ended.
-func (s *Session) release(_ call, req *fsproto.ReleaseReq, _ *fsproto.Empty) error {
+func (s *Session) release(c call, req *fsproto.ReleaseReq, _ *fsproto.Empty) error {
 	s.mu.Lock()
 	h := s.handles[req.Handle]
 	if h == nil {
 		s.mu.Unlock()
+		if c.Again {
+			return nil
+		}
 		return syscall.EBADF
 	}
 	delete(s.handles, req.Handle)

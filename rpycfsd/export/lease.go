@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"golang.org/x/sys/unix"
 )
 
 // Leases. A session that has a lease on a node may believe what it was told of it
@@ -74,6 +75,16 @@ type lease struct {
 	missed  uint8        // what the session is to be called back for afterwards
 
 	colder, warmer *ref // in the session's list, if num is set
+}
+
+// firstClock is where the clock begins: above all that an earlier process of this boot
+// has told, as it rises less than once in a nanosecond.
+func firstClock() uint64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 1
+	}
+	return uint64(now.Nano()) + 1
 }
 
 // now returns the clock, for a call that begins.

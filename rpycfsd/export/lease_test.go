@@ -163,7 +163,7 @@ func TestEveryChangeIsEntered(t *testing.T) {
 				field.Set(reflect.ValueOf(value))
 			}
 		}
-		c, err := a.s.beginChange(context.Background(), req)
+		c, err := a.s.beginChange(context.Background(), req, false)
 		must(t, err)
 		if (c == nil) != (exceptions[m.op.Name] != "") {
 			t.Errorf("%s: entered %t; exception: %q", m.op.Name, c != nil, exceptions[m.op.Name])
@@ -279,7 +279,7 @@ func TestGrantsAreRefused(t *testing.T) {
 		return do(a.env, fsproto.Getattr, fsproto.GetattrReq{Node: num}).Attr.Lease
 	}
 	other := b.lookup("f").Node
-	c, err := b.s.beginChange(context.Background(), &fsproto.SetattrReq{Node: other})
+	c, err := b.s.beginChange(context.Background(), &fsproto.SetattrReq{Node: other}, false)
 	must(t, err)
 	looks := begin(func() { get() })
 	waits(t, looks, "a look at a file that somebody else is changing")
@@ -302,7 +302,7 @@ func TestGrantsAreRefused(t *testing.T) {
 		t.Error("no lease after the change")
 	}
 
-	own, err := a.s.beginChange(context.Background(), &fsproto.SetattrReq{Node: num})
+	own, err := a.s.beginChange(context.Background(), &fsproto.SetattrReq{Node: num}, false)
 	must(t, err)
 	if get() != 0 {
 		t.Error("lease given by a look at a file that the session itself is changing")
@@ -388,10 +388,10 @@ func TestTwoWriters(t *testing.T) {
 	fa := a.leased("f")[0]
 	a.recalledAll() // for the opens
 	defer a.holding()()
-	ca, err := a.s.beginChange(context.Background(), &fsproto.WriteReq{Handle: ha})
+	ca, err := a.s.beginChange(context.Background(), &fsproto.WriteReq{Handle: ha}, false)
 	must(t, err)
 	var cb *change
-	done := begin(func() { cb, err = b.s.beginChange(context.Background(), &fsproto.WriteReq{Handle: hb}) })
+	done := begin(func() { cb, err = b.s.beginChange(context.Background(), &fsproto.WriteReq{Handle: hb}, false) })
 	ends(t, done, "b's write")
 	must(t, err)
 	if len(a.calls) > 0 {

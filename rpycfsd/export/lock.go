@@ -6,6 +6,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,10 +58,10 @@ func (s *Session) setlk(r call, req *fsproto.SetlkReq, res *fsproto.SetlkRes) er
 	if h.lost.Load() { // since it was found
 		return syscall.EIO
 	}
-	return t.setlk(q, req, res)
+	return t.setlk(q, r.Slot, req, res)
 }
 
-func (t *lockTable) setlk(q *lockWant, req *fsproto.SetlkReq, res *fsproto.SetlkRes) error {
+func (t *lockTable) setlk(q *lockWant, by rpc.Dep, req *fsproto.SetlkReq, res *fsproto.SetlkRes) error {
 	before := t.byKey[q.key]
 	blocker, weaker, err := t.attempt(q)
 	if weaker && before != nil {
@@ -71,7 +72,7 @@ func (t *lockTable) setlk(q *lockWant, req *fsproto.SetlkReq, res *fsproto.Setlk
 		return err // nil: it is set
 	case req.Wait != 0:
 		res.Queued = true
-		return t.enqueue(q, req.Wait, blocker)
+		return t.enqueue(q, req.Wait, by, blocker)
 	}
 	res.Refused, res.Holder = true, t.holder(q)
 	return nil

@@ -5,6 +5,7 @@ import (
 	"syscall"
 
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/mapped"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,8 +17,9 @@ import (
 // lockTable.mu guards it.
 type lockFile struct {
 	f           *beneath.File
-	read, write bool    // what f is open for
-	own         *handle // whose description it is; nil: opened for the owner
+	read, write bool        // what f is open for
+	own         *handle     // whose description it is; nil: opened for the owner
+	cell        mapped.Cell // with it the keeper has one that was opened for the owner
 	flock       bool
 }
 
@@ -41,6 +43,9 @@ func (f *lockFile) suits(flock, write bool) bool {
 // set sets or takes away a lock in the kernel. EAGAIN if a local program's is
 // in the way.
 func (f *lockFile) set(r lockRange, lock bool) error {
+	if !lock && f.own != nil && f.own.cell.Frozen() || f.cell.Frozen() {
+		return nil // the next process goes on with it
+	}
 	if f.flock {
 		how := unix.LOCK_UN
 		switch {
@@ -67,6 +72,12 @@ var everything = lockRange{start: 0, end: math.MaxInt64}
 // close takes all locks away and gives the description up.
 func (f *lockFile) close(s *Session) {
 	if f.own == nil {
+		if !f.cell.IsZero() { // the keeper has it too
+			if err := f.set(everything, false); err != nil {
+				s.log.Error("cannot unlock a file", "err", err)
+			}
+			s.e.unput(f.cell)
+		}
 		f.f.Close()
 		s.locks.dropFile()
 		return
@@ -100,6 +111,9 @@ func (s *Session) openLockFile(h *handle, flock, keep bool) (*lockFile, error) {
 		s.log.Debug("no description for a lock", "err", err)
 		s.locks.dropFile()
 		return nil, syscall.ENOLCK
+	}
+	if s.kept() {
+		f.cell = s.e.put(recLockFile, &lockFileRec{s.key}, f.f)
 	}
 	return f, nil
 }

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/mapped"
 	"github.com/rpycfs/rpycfs/rpc"
 )
 
@@ -32,6 +33,7 @@ type sessionLocks struct {
 type lockNotice struct {
 	grant fsproto.LockGrant
 	lost  []fsproto.Handle
+	cell  mapped.Cell // the wait's
 }
 
 func (l *sessionLocks) init(e *Export) {
@@ -106,6 +108,7 @@ func (l *sessionLocks) removeWait(w *lockWait) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.waits, w.number)
+	w.cell.Free()
 }
 
 func (l *sessionLocks) wait(number uint64) *lockWait {
@@ -119,7 +122,7 @@ func (l *sessionLocks) granted(w *lockWait, errno uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.waits, w.number)
-	l.tell(lockNotice{grant: fsproto.LockGrant{Wait: w.number, Errno: errno}})
+	l.tell(lockNotice{grant: fsproto.LockGrant{Wait: w.number, Errno: errno}, cell: w.cell})
 }
 
 // lost tells of handles whose locks are gone.
@@ -137,6 +140,7 @@ func (l *sessionLocks) lost(handles []fsproto.Handle) {
 // mu is held.
 func (l *sessionLocks) tell(n lockNotice) {
 	if l.ctx.Err() != nil {
+		n.cell.Free()
 		return
 	}
 	l.notices = append(l.notices, n)
@@ -150,7 +154,7 @@ func (l *sessionLocks) tell(n lockNotice) {
 // lost meanwhile: it has a slot.
 func (l *sessionLocks) send() {
 	for {
-		peer, grants, lost := l.next()
+		peer, grants, lost, cells := l.next()
 		var err error
 		switch {
 		case len(grants) > 0:
@@ -158,33 +162,45 @@ func (l *sessionLocks) send() {
 		case len(lost) > 0:
 			err = rpc.Call(l.ctx, peer, fsproto.LocksLost, &fsproto.LocksLostReq{Handles: lost}, &fsproto.Empty{})
 		default:
+			freeAll(cells)
 			return
 		}
 		if err != nil && l.ctx.Err() == nil {
 			l.e.log.Debug("the client was not told of its locks", "err", err)
 		}
+		freeAll(cells)
+	}
+}
+
+func freeAll(cells []mapped.Cell) {
+	for _, cell := range cells {
+		cell.Free()
 	}
 }
 
 // next takes the notices for one call.
-func (l *sessionLocks) next() (peer *rpc.Peer, grants []fsproto.LockGrant, lost []fsproto.Handle) {
+func (l *sessionLocks) next() (peer *rpc.Peer, grants []fsproto.LockGrant, lost []fsproto.Handle, cells []mapped.Cell) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.notices) > 0 && l.notices[0].lost != nil {
 		lost = l.notices[0].lost
 		l.notices = l.notices[1:]
-		return l.peer, nil, lost
+		return l.peer, nil, lost, nil
 	}
 	for len(l.notices) > 0 && l.notices[0].lost == nil && len(grants) < fsproto.MaxGrants {
 		grants = append(grants, l.notices[0].grant)
+		cells = append(cells, l.notices[0].cell)
 		l.notices = l.notices[1:]
 	}
 	l.sending = len(grants) > 0 && l.ctx.Err() == nil
 	if !l.sending {
+		for _, n := range l.notices {
+			n.cell.Free()
+		}
 		l.notices = nil
 		grants = nil
 	}
-	return l.peer, grants, nil
+	return l.peer, grants, nil, cells
 }
 
 // lockGraph tells which owner of POSIX locks waits for which, on all files.

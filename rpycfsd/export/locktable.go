@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/mapped"
+	"github.com/rpycfs/rpycfs/rpc"
 )
 
 // maxLockWaits bounds the locks that are queued, or that the client has not been
@@ -34,13 +36,15 @@ type lockKey struct {
 
 // lockOwner is an owner that has locks on one file. lockTable.mu guards it.
 type lockOwner struct {
-	key     lockKey
-	kind    uint8  // fsproto.Lock…, of the latest lock
-	pid     uint32 // that asked for it
-	ranges  lockRanges
-	file    *lockFile
-	via     map[*handle]bool // that it has locked through
-	blocked []*lockWait      // waits that this owner is in the way of
+	key      lockKey
+	kind     uint8  // fsproto.Lock…, of the latest lock
+	pid      uint32 // that asked for it
+	ranges   lockRanges
+	file     *lockFile
+	via      map[*handle]bool // that it has locked through
+	cell     mapped.Cell
+	recorded *lockFile   // file of the record
+	blocked  []*lockWait // waits that this owner is in the way of
 }
 
 // lockWant is a lock that is asked for.
@@ -65,6 +69,7 @@ type lockWait struct {
 	number  uint64     // of the client's choice
 	turn    uint64     // who waits longest is tried first
 	blocker *lockOwner // nil: a local program
+	cell    mapped.Cell
 }
 
 // lockTable holds the locks of all sessions on one file. Conflicts between
@@ -159,10 +164,15 @@ func (t *lockTable) commit(o *lockOwner, q *lockWant, next lockRanges) {
 	t.ranges += len(next) - len(o.ranges)
 	o.ranges = next
 	if q.lock {
+		known := o.kind == q.kind && o.pid == q.pid && o.via[q.h] && o.recorded == o.file
 		o.kind, o.pid, o.via[q.h] = q.kind, q.pid, true
 		if t.byKey[o.key] == nil {
 			t.byKey[o.key] = o
 			t.owners = append(t.owners, o)
+		}
+		if !known {
+			o.recorded = o.file
+			t.recordOwner(o)
 		}
 	}
 	t.vacate(o)
@@ -215,6 +225,8 @@ func (t *lockTable) vacate(o *lockOwner) {
 	if len(o.ranges) > 0 {
 		return
 	}
+	o.cell.Free()
+	o.cell, o.recorded = mapped.Cell{}, nil
 	if o.file != nil {
 		o.file.close(o.key.s)
 		o.file = nil
@@ -227,12 +239,16 @@ func (t *lockTable) vacate(o *lockOwner) {
 }
 
 // enqueue queues a lock that could not be set. EDEADLK if that would never end.
-func (t *lockTable) enqueue(q *lockWant, number uint64, blocker *lockOwner) error {
+func (t *lockTable) enqueue(q *lockWant, number uint64, by rpc.Dep, blocker *lockOwner) error {
 	if len(t.waits) >= maxLockWaits {
 		return syscall.ENOLCK
 	}
 	w := &lockWait{lockWant: *q, t: t, number: number, turn: t.turn}
+	if s := q.key.s; s.kept() {
+		w.cell = s.e.put(recLockWait, &lockWaitRec{session: s.key, number: number, by: by}, nil)
+	}
 	if err := q.key.s.locks.addWait(w); err != nil {
+		w.cell.Free()
 		return err
 	}
 	if err := t.hang(w, blocker); err != nil {
@@ -377,7 +393,7 @@ func (t *lockTable) dismiss(h *handle, errno syscall.Errno, lose bool) (lost []f
 	for _, o := range slices.Clone(t.owners) {
 		if o.via[h] {
 			for via := range o.via {
-				if lose && !via.lost.Swap(true) {
+				if lose && via.loseLocks() {
 					lost = append(lost, via.num)
 				}
 			}

@@ -46,7 +46,7 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		as, err := s.admit(&op.Info, w[0], r, req)
 		var c *change
 		if err == nil && op.Access != rpc.Query && !s.readOnly {
-			c, err = s.beginChange(ctx, req)
+			c, err = s.beginChange(ctx, req, r.Again)
 		}
 		defer func() {
 			c.end()
@@ -65,12 +65,32 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 			err = s.awaitChange(ctx, req)
 		}
 		began := s.e.leases.now()
+		var p *plan
+		if err == nil && op.Access != rpc.Query {
+			if err = s.e.reached("begun"); err == nil {
+				p, err = s.plan(ctx, r, c, req)
+			}
+			if err == nil {
+				err = s.e.reached("noted")
+			}
+		}
+		defer p.done()
+		made := false
+		if err == nil && r.Again {
+			made, err = p.decide(call{r, as, c, p}, req, res)
+		}
 		switch {
-		case err != nil:
+		case err != nil, made:
 		case as == nil:
-			err = serve(s, call{r, nil, c}, req, res)
+			err = serve(s, call{r, nil, c, p}, req, res)
 		default:
-			err = s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as, c}, req, res) })
+			err = s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as, c, p}, req, res) })
+		}
+		if r.Again {
+			s.letGo(&r.Slot)
+		}
+		if err == nil && op.Access != rpc.Query {
+			err = s.e.reached("made")
 		}
 		if err == nil {
 			s.grantAll(began, c != nil, req, res)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/internal/beneath"
 	"github.com/rpycfs/rpycfs/internal/fsevents"
+	"github.com/rpycfs/rpycfs/internal/mapped"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,8 +37,10 @@ type node struct {
 	id     ident
 	kind   uint32               // type bits of the mode
 	kernel beneath.KernelHandle // of a directory, with privilege
+	handle beneath.KernelHandle // what the kernel calls it
 	object fsevents.Object      // what events call it; "": they do not tell of it
 
+	cell  mapped.Cell   // its record
 	refs  int           // sessions that know it, calls and open files that use it
 	hints []hint        // the latest first
 	locks *lockTable    // nil: nobody has asked for a lock
@@ -90,6 +93,7 @@ func (e *Export) intern(st *beneath.Stat, at hint, get handleFunc) (*node, error
 	if err != nil && !isErrno(err, unix.EOPNOTSUPP, unix.EOVERFLOW) {
 		return nil, err
 	}
+	n.handle = kernel
 	if n.isDir() && e.priv.ByHandle {
 		n.kernel = kernel
 	}
@@ -100,6 +104,9 @@ func (e *Export) intern(st *beneath.Stat, at hint, get handleFunc) (*node, error
 		e.leases.known(n)
 		e.watch(n, kernel)
 		e.enclose(n, at, st.Nlink)
+		if at.name == "" {
+			e.record(n)
+		}
 	}
 	return e.metLocked(id, at, st.Nlink), nil
 }
@@ -154,6 +161,7 @@ func (e *Export) drop(n *node) []*beneath.Path {
 		return nil
 	}
 	delete(e.nodes, n.id)
+	n.cell.Free()
 	e.unwatch(n)
 	e.leases.dropped(n)
 	for _, at := range n.hints {
@@ -177,6 +185,7 @@ func (e *Export) name(n *node, h hint) {
 		n.hints = n.hints[:maxHints-1]
 	}
 	n.hints = slices.Insert(n.hints, 0, h)
+	e.record(n)
 }
 
 func (n *node) unnamed(h hint) {
@@ -197,7 +206,9 @@ func (e *Export) renamed(id ident, from, to hint) {
 	defer e.mu.Unlock()
 	if n := e.nodes[id]; n != nil {
 		n.unnamed(from)
-		e.name(n, to)
+		if e.name(n, to); to.name == "" {
+			e.record(n)
+		}
 		e.moved(n, from, to)
 	}
 }

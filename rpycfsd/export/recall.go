@@ -296,15 +296,28 @@ func (s *Session) closeRecalls() {
 func (s *Session) leases(r call, req *fsproto.LeasesReq, res *fsproto.LeasesRes) error {
 	l, c := &s.e.leases, &s.recalls
 	res.Events, res.Why = s.e.eventsBy()
+	settings := uint64(setLeases)
+	if req.Events {
+		settings |= setEvents
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set(settings)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.peer == nil && !c.closed {
-		c.peer = r.Peer
-		c.ctx, c.cancel = context.WithCancel(context.Background())
-		l.sessions[s] = struct{}{}
+		l.admit(s, r.Peer)
 	}
 	s.notices.wanted = req.Events
 	return nil
+}
+
+// admit makes a session one that gets leases. mu is held.
+func (l *leases) admit(s *Session, peer *rpc.Peer) {
+	c := &s.recalls
+	c.peer = peer
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	l.sessions[s] = struct{}{}
 }
 
 // leaseContext ends with the session's leases.

@@ -38,6 +38,7 @@ type call struct {
 	*rpc.Request
 	as     *identity.ID // nil: the daemon
 	change *change      // nil: it changes nothing
+	plan   *plan        // nil: there is no record of it
 }
 
 // killsPriv reports whether set-id bits must be dropped here because the client
@@ -153,6 +154,11 @@ func (s *Session) cred(_ call, req *fsproto.CredReq, _ *fsproto.Empty) error {
 		return syscall.ENFILE
 	}
 	s.creds[req.ID] = as
+	if s.kept() {
+		old := s.credCells[req.ID]
+		s.credCells[req.ID] = s.e.put(recCred, &credRec{session: s.key, req: *req}, nil)
+		old.Free()
+	}
 	return nil
 }
 

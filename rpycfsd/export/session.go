@@ -11,6 +11,8 @@ import (
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
 	"github.com/rpycfs/rpycfs/internal/identity"
+	"github.com/rpycfs/rpycfs/internal/mapped"
+	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,6 +40,7 @@ type Session struct {
 	readOnly bool
 	root     *node        // the user's root
 	own      *identity.ID // behind credential 0; nil: the daemon's own rights
+	key      uint64       // of its records; 0: it has none
 
 	mu      sync.Mutex
 	closed  bool
@@ -49,6 +52,13 @@ type Session struct {
 	stamp   uint64
 	handles map[fsproto.Handle]*handle
 	creds   map[uint32]*identity.ID
+
+	settings  uint64 // set… bits
+	undecided map[rpc.Dep]*undecided
+	giveUp    *time.Timer // of waiting for those
+	fleeting  bool        // not to be known to the next process
+	attached  mapped.Cell
+	credCells map[uint32]mapped.Cell
 
 	locks   sessionLocks
 	recalls recaller
@@ -78,6 +88,7 @@ type ref struct {
 type number struct {
 	r     *ref
 	stamp uint64
+	cell  mapped.Cell
 }
 
 // NewSession begins a session of a user. It fails if the user's root does not
@@ -90,7 +101,7 @@ func (e *Export) NewSession(id Identity) (*Session, error) {
 	s := &Session{
 		e: e, id: id, log: e.log.With("user", id.Name), readOnly: id.ReadOnly || e.cfg.ReadOnly,
 		refs: make(map[*node]*ref), numbers: make(map[fsproto.Node]*number), next: fsproto.RootNode + 1,
-		handles: make(map[fsproto.Handle]*handle), own: own, creds: map[uint32]*identity.ID{0: own},
+		handles: make(map[fsproto.Handle]*handle), credCells: make(map[uint32]mapped.Cell), undecided: make(map[rpc.Dep]*undecided), own: own, creds: map[uint32]*identity.ID{0: own},
 	}
 	s.locks.init(e)
 	var names []string
@@ -175,8 +186,16 @@ func (s *Session) Close() {
 		nodes = append(nodes, s.dropNumber(num)...)
 	}
 	clear(s.handles)
+	s.attached.Free()
+	for _, cell := range s.credCells {
+		cell.Free()
+	}
 	idle := s.calls == 0
 	s.mu.Unlock()
+	if s.giveUp != nil {
+		s.giveUp.Stop()
+	}
+	s.letGo(nil)
 	s.locks.close()
 	s.closeRecalls()
 	s.closeWatches()
@@ -213,7 +232,10 @@ func (s *Session) end() {
 }
 
 // attach makes a directory below the user's root node 1. EBUSY the second time.
-func (s *Session) attach(_ call, req *fsproto.AttachReq, res *fsproto.AttachRes) error {
+func (s *Session) attach(c call, req *fsproto.AttachReq, res *fsproto.AttachRes) error {
+	if c.Again && s.isAttached() {
+		return s.tellAttached(s.top.n, res)
+	}
 	n, err := s.e.descend(s.root, req.Path)
 	if err != nil {
 		if isErrno(err, syscall.ELOOP) {
@@ -221,12 +243,25 @@ func (s *Session) attach(_ call, req *fsproto.AttachReq, res *fsproto.AttachRes)
 		}
 		return err
 	}
-	st, err := n.path.Stat() // held by descend, so it does not change
-	if err == nil {
-		err = s.setTop(n)
-	}
-	if err != nil {
+	if err := s.setTop(n, strings.Join(req.Path, "/")); err != nil {
 		s.e.release(n)
+		return err
+	}
+	return s.tellAttached(n, res)
+}
+
+// isAttached reports whether there is an attached root; it stays what it is.
+func (s *Session) isAttached() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.top != nil
+}
+
+// tellAttached fills in the reply to attach. n is the attached root, whose descriptor is
+// held.
+func (s *Session) tellAttached(n *node, res *fsproto.AttachRes) error {
+	st, err := n.path.Stat()
+	if err != nil {
 		return err
 	}
 	res.Flags, res.RunAs = fsproto.ExportVolatile, s.id.RunAs
@@ -240,8 +275,9 @@ func (s *Session) attach(_ call, req *fsproto.AttachReq, res *fsproto.AttachRes)
 	return s.introduce(n, &st, 0, time.Now(), true, &res.Entry)
 }
 
-// setTop makes n the attached root unless there is one.
-func (s *Session) setTop(n *node) error {
+// setTop makes n, which a path leads to from the user's root, the attached root unless
+// there is one.
+func (s *Session) setTop(n *node, path string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -253,7 +289,8 @@ func (s *Session) setTop(n *node) error {
 	s.e.keep(n)
 	s.top = &ref{s: s, n: n, main: fsproto.RootNode}
 	s.refs[n] = s.top
-	s.numbers[fsproto.RootNode] = &number{r: s.top}
+	s.recordAttached(path)
+	s.enterNumber(fsproto.RootNode, s.top, false)
 	return nil
 }
 
@@ -280,9 +317,10 @@ func (s *Session) introduce(n *node, st *beneath.Stat, chosen fsproto.Node, chec
 	}
 	s.assign(r, chosen)
 	s.stamp++
-	s.numbers[r.main].stamp = s.stamp
+	s.attached.SetWord(wordStamp, s.stamp)
+	s.numbers[r.main].setStamp(s.stamp)
 	if chosen != 0 && s.numbers[chosen] != nil && s.numbers[chosen].r == r {
-		s.numbers[chosen].stamp = s.stamp
+		s.numbers[chosen].setStamp(s.stamp)
 	}
 	if r.fh == nil {
 		r.fh = s.e.seal(n, s.root.id)
@@ -309,14 +347,15 @@ func (s *Session) assign(r *ref, chosen fsproto.Node) {
 	case r.main == 0:
 		r.main = s.next
 		s.next++
+		s.attached.SetWord(wordNext, uint64(s.next))
 	case free:
 		r.aliases = append(r.aliases, chosen)
-		s.numbers[chosen] = &number{r: r}
+		s.enterNumber(chosen, r, true)
 		return
 	default:
 		return
 	}
-	s.numbers[r.main] = &number{r: r}
+	s.enterNumber(r.main, r, false)
 }
 
 // forget gives up numbers that no later reply has named. Giving up the number
@@ -345,8 +384,10 @@ func (s *Session) dropNumber(num fsproto.Node) []*node {
 	}
 	r := entry.r
 	delete(s.numbers, num)
+	entry.cell.Free()
 	if num == r.main {
 		for _, alias := range r.aliases {
+			s.numbers[alias].cell.Free()
 			delete(s.numbers, alias)
 		}
 		r.main, r.aliases = 0, nil

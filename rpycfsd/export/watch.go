@@ -74,6 +74,7 @@ func (s *Session) watch(c call, req *fsproto.WatchReq, res *fsproto.WatchRes) er
 			return err
 		}
 	}
+	s.unkeep()
 	w := &watch{
 		s: s, n: n, recursive: req.Recursive, as: c.as, listener: req.Listener, peer: c.Peer,
 		may: make(map[string]right), next: 1, last: make(map[string]*fsproto.WatchEvent),

@@ -1,0 +1,218 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Client gives descriptors to a keeper. A nil one keeps nothing. Its methods are safe
+// for concurrent use.
+type Client struct {
+	path    string
+	command []string
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	conn    *net.UnixConn // nil: there is no keeper
+	held    map[uint64]int
+	pid     int // of the keeper that was started last
+	closed  bool
+	reading sync.WaitGroup
+}
+
+// Connect finds the keeper that serves a socket, or prepares to start one with the first
+// descriptor: by a command, which finds the listening socket as descriptor 3 and calls
+// Run. It returns what the keeper that was there holds; the caller owns those. Only one
+// process at a time may do this for a socket.
+func Connect(path string, command []string, log *slog.Logger) (*Client, map[uint64]int, error) {
+	c := &Client{path: path, command: command, log: log, held: make(map[uint64]int)}
+	conn, err := dial(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return c, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	found, err := takeAll(conn)
+	if err != nil {
+		log.Warn("the keeper of open files has ended", "err", err)
+		conn.Close()
+		return c, nil, nil
+	}
+	for key, fd := range found {
+		c.held[key] = fd
+	}
+	c.use(conn)
+	return c, found, nil
+}
+
+func dial(path string) (*net.UnixConn, error) {
+	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPeer(conn); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return conn, nil
+}
+
+func takeAll(conn *net.UnixConn) (map[uint64]int, error) {
+	if err := send(conn, opAll, 0, -1); err != nil {
+		return nil, err
+	}
+	found := make(map[uint64]int)
+	for {
+		op, key, fd, err := receive(conn)
+		if err != nil {
+			for _, fd := range found {
+				unix.Close(fd)
+			}
+			return nil, err
+		}
+		if op == opEnd {
+			return found, nil
+		}
+		found[key] = fd
+	}
+}
+
+// use makes conn the connection, and watches for the keeper's end. mu is held, or nobody
+// else knows c yet.
+func (c *Client) use(conn *net.UnixConn) {
+	c.conn = conn
+	c.reading.Go(func() {
+		_, _, _, err := receive(conn)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.closed || c.conn != conn {
+			return
+		}
+		c.log.Warn("the keeper of open files has ended; another one is started", "err", err)
+		c.drop()
+		c.start()
+	})
+}
+
+// drop gives the connection up. mu is held.
+func (c *Client) drop() {
+	if c.conn != nil {
+		c.conn.Close()
+		c.conn = nil
+	}
+}
+
+// start starts a keeper and gives it all that it should hold. mu is held.
+func (c *Client) start() {
+	if len(c.held) == 0 {
+		return
+	}
+	if err := c.tryStart(); err != nil {
+		c.log.Error("no keeper: open files that lose their names will not survive a restart of the daemon", "err", err)
+		c.drop()
+	}
+}
+
+func (c *Client) tryStart() error {
+	if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: c.path, Net: "unixpacket"})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(c.path, 0o600); err != nil {
+		return err
+	}
+	f, err := l.File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	cmd := exec.Command(c.command[0], c.command[1:]...)
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{f}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives this process and its terminal
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	c.pid = cmd.Process.Pid
+	go cmd.Wait() // only so that no zombie is left
+	conn, err := dial(c.path)
+	if err != nil {
+		return err
+	}
+	c.use(conn)
+	for key, fd := range c.held {
+		if err := send(conn, opKeep, key, fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Keep has a descriptor kept under a key. It stays open here until Drop.
+func (c *Client) Keep(key uint64, fd int) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held[key] = fd
+	switch {
+	case c.closed:
+	case c.conn == nil:
+		c.start()
+	default:
+		c.tell(opKeep, key, fd)
+	}
+}
+
+// Drop has a descriptor let go. The caller closes its own afterwards.
+func (c *Client) Drop(key uint64) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.held[key]; !ok {
+		return
+	}
+	delete(c.held, key)
+	if c.conn != nil && !c.closed {
+		c.tell(opDrop, key, -1)
+	}
+}
+
+// tell sends a packet; where that fails the keeper is gone. mu is held.
+func (c *Client) tell(op byte, key uint64, fd int) {
+	if err := send(c.conn, op, key, fd); err != nil {
+		c.log.Warn("the keeper of open files does not answer; another one is started", "err", err)
+		c.drop()
+		c.start()
+	}
+}
+
+// Close leaves the keeper alone with what it holds; it ends at once if that is nothing.
+func (c *Client) Close() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	c.closed = true
+	c.drop()
+	c.mu.Unlock()
+	c.reading.Wait()
+}

@@ -1,0 +1,533 @@
+package export
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/mapped"
+	"github.com/rpycfs/rpycfs/rpc"
+	"github.com/rpycfs/rpycfs/rpc/rpctest"
+	"golang.org/x/sys/unix"
+)
+
+// slotMemory is a rpc.SlotLog in memory that can be killed.
+type slotMemory struct {
+	mu     sync.Mutex
+	served map[uint32]rpc.ServedSlot
+	sent   map[uint32]rpc.Dep
+	dead   bool
+	ended  func()
+}
+
+func (m *slotMemory) set(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.dead {
+		f()
+	}
+}
+
+func (m *slotMemory) Began(d rpc.Dep) {
+	m.set(func() {
+		if s := m.served[d.Slot]; s.Dep != d || !s.Running {
+			s.Dep, s.Running, s.Note = d, true, nil
+			m.served[d.Slot] = s
+		}
+	})
+}
+
+func (m *slotMemory) Noted(d rpc.Dep, note []byte) {
+	m.set(func() {
+		s := m.served[d.Slot]
+		s.Note = slices.Clone(note)
+		m.served[d.Slot] = s
+	})
+}
+
+func (m *slotMemory) Ended(s rpc.ServedSlot) {
+	m.set(func() {
+		s.Reply = slices.Clone(s.Reply)
+		m.served[s.Slot] = s
+		if m.ended != nil {
+			m.ended()
+		}
+	})
+}
+
+func (m *slotMemory) Sent(d rpc.Dep) { m.set(func() { m.sent[d.Slot] = d }) }
+
+// crashEnv is a daemon's export and a session that go on after every crash.
+type crashEnv struct {
+	*env
+	path  string // of the records
+	store *mapped.Store
+	log   *slotMemory
+	link  *rpctest.Session
+	key   mapped.Cell
+
+	mu      sync.Mutex
+	onWait  func()
+	at      string        // the point at which the daemon crashes; "": it does not
+	crashed chan struct{} // closed by the crash
+	dead    chan struct{} // closed when the old process has ended
+}
+
+var errCrashed = errors.New("crashed")
+
+func newCrashEnv(t *testing.T) *crashEnv {
+	v := &crashEnv{env: &env{t: t, dir: t.TempDir()}, path: filepath.Join(t.TempDir(), "records")}
+	v.log = &slotMemory{served: make(map[uint32]rpc.ServedSlot), sent: make(map[uint32]rpc.Dep)}
+	t.Cleanup(func() {
+		v.s.Close()
+		v.link.Server.End(nil)
+		must(t, v.e.Close())
+		v.store.Close()
+	})
+	return v
+}
+
+// open opens the export and goes on with the session, if there is one.
+func (v *crashEnv) open() (root *rpc.Mux, from rpc.Slots, tell func(*rpc.Peer)) {
+	store, records, err := mapped.Open(v.path)
+	must(v.t, err)
+	v.store = store
+	v.e, err = Open(Config{Path: v.dir, Keep: Keep{Store: store}, reached: v.reached})
+	must(v.t, err)
+	root = new(rpc.Mux)
+	if v.key.IsZero() {
+		v.key, err = store.Put(FirstKind, make([]byte, 8))
+		must(v.t, err)
+		v.s, err = v.e.NewSession(Identity{})
+		must(v.t, err)
+		v.s.KeepAs(v.key.ID())
+	} else {
+		undecided := make(map[rpc.Dep][]byte)
+		for _, s := range v.log.served {
+			if s.Running {
+				undecided[s.Dep] = s.Note
+			}
+			from.Served = append(from.Served, s)
+		}
+		for _, d := range v.log.sent {
+			from.Sent = append(from.Sent, d)
+		}
+		key := v.key.ID()
+		rest := slices.DeleteFunc(records, func(rec mapped.Record) bool {
+			if rec.Kind == FirstKind {
+				v.key = rec.Cell
+			}
+			return rec.Kind == FirstKind
+		})
+		r := v.e.Recover(rest, nil)
+		r.Undecided(undecided)
+		v.s, tell, err = r.Session(Identity{}, key, undecided)
+		must(v.t, err)
+		r.Close()
+	}
+	v.s.Register(root)
+	return root, from, tell
+}
+
+func (v *crashEnv) start() {
+	root, _, _ := v.open()
+	v.link = rpctest.New(v.t, rpc.Config{Root: root, Slots: v.log}, rpc.Config{})
+	v.env.client = v.link.Client
+	do(v.env, fsproto.Attach, fsproto.AttachReq{})
+}
+
+// crashAt has the next change crash at a point.
+func (v *crashEnv) crashAt(point string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.at, v.crashed, v.dead = point, make(chan struct{}), make(chan struct{})
+	v.log.mu.Lock()
+	defer v.log.mu.Unlock()
+	v.log.ended = nil
+	if point == "recorded" {
+		v.log.ended = func() {
+			v.log.ended = nil
+			v.log.dead = true
+			v.crash()
+		}
+	}
+}
+
+// crash has everything stay as it is. From here on nothing of the process counts.
+func (v *crashEnv) crash() {
+	v.store.Freeze()
+	v.link.Cut()
+	close(v.crashed)
+}
+
+func (v *crashEnv) reached(point string) error {
+	v.mu.Lock()
+	at := v.at
+	if point == "waits" && v.onWait != nil {
+		v.onWait()
+	}
+	if at != point && (at != "changed" || point != "noted") {
+		v.mu.Unlock()
+		return nil
+	}
+	v.at = ""
+	v.mu.Unlock()
+	v.log.set(func() { v.log.dead = true })
+	v.crash()
+	if at == "changed" {
+		return nil // the system call is made, nothing that follows is stored
+	}
+	return errCrashed
+}
+
+// again is the next process.
+func (v *crashEnv) again(point string) {
+	<-v.crashed
+	v.link.Cut()
+	old, oldSession, oldExport, oldStore := v.link.Server, v.s, v.e, v.store
+	old.End(nil)
+	oldSession.Close()
+	must(v.t, oldExport.Close())
+	must(v.t, oldStore.Close())
+	v.log = &slotMemory{served: v.log.served, sent: v.log.sent}
+	v.crashAt(point)
+	root, from, tell := v.open()
+	v.link.Server = rpc.NewPeer(rpc.Config{Root: root, Slots: v.log, From: from})
+	tell(v.link.Server)
+	if point != "away" {
+		v.link.Connect()
+	}
+}
+
+// crashStep is one change: what it does by the client's number, in a directory "d" with
+// files "a" and "b", a directory "sub" and a link "hard" to a.
+type crashStep struct {
+	name string
+	do   func(v *env, x *crashFiles) error
+}
+
+type crashFiles struct {
+	d, sub, a, b fsproto.Entry
+	h            fsproto.Handle // of a
+}
+
+func made[Req, Res any](v *env, op *rpc.Op[Req, Res], req Req) error {
+	_, err := try(v, op, req)
+	return err
+}
+
+var crashSteps = []crashStep{
+	{"mkdir", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Mkdir, fsproto.MkdirReq{Parent: x.d.Node, Name: "new", Mode: 0o750, NewNode: newNode()})
+	}},
+	{"mkdir of what exists", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Mkdir, fsproto.MkdirReq{Parent: x.d.Node, Name: "sub", Mode: 0o750, NewNode: newNode()})
+	}},
+	{"mknod", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Mknod, fsproto.MknodReq{Parent: x.d.Node, Name: "new", Mode: fsproto.ModeFIFO | 0o600, NewNode: newNode()})
+	}},
+	{"symlink", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Symlink, fsproto.SymlinkReq{Parent: x.d.Node, Name: "new", Target: []byte("to/somewhere"), NewNode: newNode()})
+	}},
+	{"link", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Link, fsproto.LinkReq{Node: x.a.Node, Parent: x.sub.Node, Name: "new"})
+	}},
+	{"link over what exists", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Link, fsproto.LinkReq{Node: x.a.Node, Parent: x.d.Node, Name: "hard"})
+	}},
+	{"unlink", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Unlink, fsproto.UnlinkReq{Parent: x.d.Node, Name: "b"})
+	}},
+	{"unlink of nothing", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Unlink, fsproto.UnlinkReq{Parent: x.d.Node, Name: "nothing"})
+	}},
+	{"rmdir", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Rmdir, fsproto.UnlinkReq{Parent: x.d.Node, Name: "sub"})
+	}},
+	{"rename", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Rename, fsproto.RenameReq{Parent: x.d.Node, Name: "a", NewParent: x.sub.Node, NewName: "moved"})
+	}},
+	{"rename over a file", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Rename, fsproto.RenameReq{Parent: x.d.Node, Name: "a", NewParent: x.d.Node, NewName: "b"})
+	}},
+	{"rename of a hard link", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Rename, fsproto.RenameReq{Parent: x.d.Node, Name: "a", NewParent: x.d.Node, NewName: "hard"})
+	}},
+	{"rename without replacing", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Rename, fsproto.RenameReq{Parent: x.d.Node, Name: "a", NewParent: x.d.Node, NewName: "b", Flags: fsproto.RenameNoReplace})
+	}},
+	{"exchange", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Rename, fsproto.RenameReq{Parent: x.d.Node, Name: "a", NewParent: x.d.Node, NewName: "sub", Flags: fsproto.RenameExchange})
+	}},
+	{"create", func(v *env, x *crashFiles) error {
+		h := newHandle()
+		err := made(v, fsproto.Create, fsproto.CreateReq{Parent: x.d.Node, Name: "new", Mode: 0o400, Flags: fsproto.OpenReadWrite | fsproto.OpenExclusive, NewNode: newNode(), Handle: h})
+		if err == nil {
+			_, err = v.write(fsproto.WriteReq{Handle: h}, "written")
+		}
+		return err
+	}},
+	{"create of what exists", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Create, fsproto.CreateReq{Parent: x.d.Node, Name: "a", Mode: 0o600, Flags: fsproto.OpenReadWrite | fsproto.OpenExclusive, NewNode: newNode(), Handle: newHandle()})
+	}},
+	{"create that opens", func(v *env, x *crashFiles) error {
+		h := newHandle()
+		err := made(v, fsproto.Create, fsproto.CreateReq{Parent: x.d.Node, Name: "b", Mode: 0o600, Flags: fsproto.OpenWrite | fsproto.OpenTruncate, NewNode: newNode(), Handle: h})
+		if err == nil {
+			_, err = v.write(fsproto.WriteReq{Handle: h}, "anew")
+		}
+		return err
+	}},
+	{"tmpfile", func(v *env, x *crashFiles) error {
+		n := newNode()
+		res, err := try(v, fsproto.Tmpfile, fsproto.TmpfileReq{Parent: x.d.Node, Mode: 0o600, Flags: fsproto.OpenReadWrite, NewNode: n, Handle: newHandle()})
+		if err == nil && res.Entry.Node != n {
+			err = fmt.Errorf("node %d, chosen was %d", res.Entry.Node, n)
+		}
+		return err
+	}},
+	{"open and truncate", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Open, fsproto.OpenReq{Node: x.b.Node, Handle: newHandle(), Flags: fsproto.OpenWrite | fsproto.OpenTruncate})
+	}},
+	{"append", func(v *env, x *crashFiles) error {
+		res, err := v.write(fsproto.WriteReq{Handle: x.h, Flags: fsproto.WriteAppend}, "appended")
+		if err == nil && (res.Offset != 4 || res.Count != 8) {
+			err = fmt.Errorf("%d bytes at %d", res.Count, res.Offset)
+		}
+		return err
+	}},
+	{"write", func(v *env, x *crashFiles) error {
+		_, err := v.write(fsproto.WriteReq{Handle: x.h, Offset: 2}, "written")
+		return err
+	}},
+	{"setattr", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Setattr, fsproto.SetattrReq{Node: x.a.Node, Mask: fsproto.SetMode | fsproto.SetSize, Mode: 0o640, Size: 2})
+	}},
+	{"setxattr", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Setxattr, fsproto.SetxattrReq{Node: x.a.Node, Name: "user.new", Value: []byte("x"), Flags: fsproto.XattrCreate})
+	}},
+	{"setxattr of what exists", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Setxattr, fsproto.SetxattrReq{Node: x.b.Node, Name: "user.b", Value: []byte("y"), Flags: fsproto.XattrCreate})
+	}},
+	{"removexattr", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Removexattr, fsproto.RemovexattrReq{Node: x.b.Node, Name: "user.b"})
+	}},
+	{"removexattr of nothing", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Removexattr, fsproto.RemovexattrReq{Node: x.a.Node, Name: "user.b"})
+	}},
+	{"fallocate", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.Fallocate, fsproto.FallocateReq{Handle: x.h, Offset: 0, Length: 100})
+	}},
+	{"copy_file_range", func(v *env, x *crashFiles) error {
+		return made(v, fsproto.CopyFileRange, fsproto.CopyReq{From: x.h, To: x.h, FromOffset: 0, ToOffset: 10, Length: 4})
+	}},
+}
+
+// prepare makes the directory that steps change, anew.
+func (v *crashEnv) prepare() *crashFiles {
+	v.t.Helper()
+	name := fmt.Sprint("d", lastNumber.Add(1))
+	at := func(s string) string { return filepath.Join(v.dir, name, s) }
+	must(v.t, os.MkdirAll(at("sub"), 0o755))
+	must(v.t, os.WriteFile(at("a"), []byte("text"), 0o644))
+	must(v.t, os.WriteFile(at("b"), []byte("other text"), 0o644))
+	must(v.t, unix.Setxattr(at("b"), "user.b", []byte("x"), 0))
+	must(v.t, os.Link(at("a"), at("hard")))
+	x := &crashFiles{d: v.lookup(name), sub: v.lookup(name + "/sub"), a: v.lookup(name + "/a"), b: v.lookup(name + "/b")}
+	x.h = v.env.open(x.a.Node, fsproto.OpenReadWrite)
+	return x
+}
+
+// picture tells all that is in a directory.
+func picture(t *testing.T, dir string) string {
+	var out strings.Builder
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		must(t, err)
+		info, err := d.Info()
+		must(t, err)
+		name, _ := filepath.Rel(dir, path)
+		fmt.Fprint(&out, name, " ", info.Mode(), " ")
+		switch {
+		case info.Mode().IsRegular():
+			text, err := os.ReadFile(path)
+			must(t, err)
+			buf := make([]byte, 100)
+			n, _ := unix.Listxattr(path, buf)
+			fmt.Fprintf(&out, "%d links %q %q", info.Sys().(*syscall.Stat_t).Nlink, text, bytes.TrimRight(buf[:max(n, 0)], "\x00"))
+		case info.Mode()&fs.ModeSymlink != 0:
+			to, _ := os.Readlink(path)
+			out.WriteString(to)
+		}
+		out.WriteByte('\n')
+		return nil
+	}))
+	return out.String()
+}
+
+// TestExactlyOnce crashes the daemon at named points of every change: before it is noted,
+// after that, after the system call with nothing of it recorded, when all but the reply
+// is recorded, and when that is; and once more when the call comes again. The answer and
+// the tree are as if nothing had happened.
+func TestExactlyOnce(t *testing.T) {
+	rounds := 1
+	if n, err := strconv.Atoi(os.Getenv("RPYCFS_CRASHES")); err == nil {
+		rounds = n
+	}
+	calm := newCrashEnv(t)
+	calm.start()
+	v := newCrashEnv(t)
+	v.start()
+	began, crashes := time.Now(), 0
+	for _, step := range crashSteps {
+		x := calm.prepare()
+		want := step.do(calm.env, x)
+		wantTree := picture(t, filepath.Join(calm.dir, nameOf(t, calm, x)))
+		for _, points := range [][]string{
+			{"begun"}, {"noted"}, {"changed"}, {"made"}, {"recorded"},
+			{"changed", "begun"}, {"changed", "noted"}, {"changed", "changed"}, {"changed", "made"}, {"noted", "changed"}, {"made", "recorded"},
+		} {
+			for range rounds {
+				x := v.prepare()
+				name := nameOf(t, v, x)
+				v.crashAt(points[0])
+				result := make(chan error, 1)
+				go func() { result <- step.do(v.env, x) }()
+				crashed := false
+				for _, next := range append(points[1:], "") {
+					select {
+					case <-v.crashed:
+						v.again(next)
+						crashed = true
+						crashes++
+						continue
+					case err := <-result:
+						result <- err
+					}
+					break
+				}
+				if !crashed && want == nil {
+					t.Errorf("%s never came to %q", step.name, points)
+				}
+				got := <-result
+				if !sameErrno(got, want) {
+					t.Errorf("%s, crashed at %q: %v, want %v", step.name, points, got, want)
+				}
+				if now := picture(t, filepath.Join(v.dir, name)); now != wantTree {
+					t.Errorf("%s, crashed at %q:\n%swant\n%s", step.name, points, now, wantTree)
+				}
+				v.crashAt("")
+				if _, err := v.read(x.h, 0, 1); err != nil {
+					t.Errorf("%s, crashed at %q: reading the open file: %v", step.name, points, err)
+				}
+				if t.Failed() {
+					t.FailNow()
+				}
+			}
+		}
+	}
+	t.Logf("%d changes, %d crashes in %v", len(crashSteps), crashes, time.Since(began).Round(time.Millisecond))
+}
+
+func nameOf(t *testing.T, v *crashEnv, x *crashFiles) string {
+	n := v.s.nodeOf(x.d.Node)
+	if n == nil {
+		t.Fatal("the directory is not known")
+	}
+	return v.e.hintsOf(n)[0].name
+}
+
+func sameErrno(a, b error) bool {
+	if (a == nil) != (b == nil) {
+		return false
+	}
+	return a == nil || rpc.CodeOf(a) == rpc.CodeOf(b)
+}
+
+// TestUndecidedWait: while a client has not come back, others do not change what its call
+// may have changed; and each of two calls for one name gets its own answer.
+func TestUndecidedWait(t *testing.T) {
+	for _, point := range []string{"noted", "changed"} {
+		v := newCrashEnv(t)
+		v.start()
+		x := v.prepare()
+		name := nameOf(t, v, x)
+		v.crashAt(point)
+		first := make(chan error, 1)
+		go func() { first <- crashSteps[0].do(v.env, x) }()
+		v.again("away")
+		other := &env{t: t, dir: v.dir, e: v.e, s: v.session(Identity{})}
+		other.client = connect(t, other.s)
+		do(other, fsproto.Attach, fsproto.AttachReq{})
+		d := other.lookup(name)
+		waits := make(chan struct{}, 10)
+		v.mu.Lock()
+		v.onWait = func() { waits <- struct{}{} }
+		v.mu.Unlock()
+		second := make(chan error, 1)
+		go func() {
+			second <- made(other, fsproto.Mkdir, fsproto.MkdirReq{Parent: d.Node, Name: "new", NewNode: newNode()})
+		}()
+		select {
+		case <-waits:
+		case err := <-second:
+			t.Fatalf("%s: the other client's mkdir did not wait: %v", point, err)
+		}
+		must(t, made(other, fsproto.Mkdir, fsproto.MkdirReq{Parent: other.lookup(name + "/sub").Node, Name: "elsewhere", NewNode: newNode()}))
+		v.link.Connect()
+		must(t, <-first)
+		want(t, <-second, syscall.EEXIST)
+	}
+}
+
+// TestUndecidedProgram: what a program on the server has done meanwhile is not taken for
+// the call, nor lost.
+func TestUndecidedProgram(t *testing.T) {
+	v := newCrashEnv(t)
+	v.start()
+	step := func(name string) crashStep {
+		return crashSteps[slices.IndexFunc(crashSteps, func(s crashStep) bool { return s.name == name })]
+	}
+	for _, tt := range []struct {
+		step, point string
+		program     func(dir string)
+		errno       error
+		file, text  string
+	}{
+		{"append", "changed", func(dir string) { must(t, os.Truncate(dir+"/a", 7)) }, nil, "a", "textappended"},
+		{"append", "noted", func(dir string) { must(t, os.WriteFile(dir+"/a", []byte("textzzz"), 0)) }, syscall.EIO, "a", "textzzz"},
+		{"append", "noted", func(dir string) { must(t, os.WriteFile(dir+"/a", []byte("te"), 0)) }, syscall.EIO, "a", "te"},
+		{"rename", "noted", func(dir string) { must(t, os.Rename(dir+"/a", dir+"/elsewhere")) }, syscall.EIO, "elsewhere", "text"},
+		{"rename", "changed", func(dir string) { must(t, os.WriteFile(dir+"/a", []byte("new"), 0o644)) }, nil, "sub/moved", "text"},
+		{"unlink", "changed", func(dir string) { must(t, os.WriteFile(dir+"/b", []byte("new"), 0o644)) }, nil, "b", "new"},
+		{"create", "noted", func(dir string) {
+			must(t, os.WriteFile(dir+"/old", []byte("old"), 0o644))
+		}, nil, "new", "written"},
+	} {
+		x := v.prepare()
+		dir := filepath.Join(v.dir, nameOf(t, v, x))
+		v.crashAt(tt.point)
+		result := make(chan error, 1)
+		go func() { result <- step(tt.step).do(v.env, x) }()
+		<-v.crashed
+		v.link.Server.End(nil) // what it had begun it has done
+		tt.program(dir)
+		v.again("")
+		if err := <-result; tt.errno == nil && err != nil || tt.errno != nil && !errors.Is(err, tt.errno) {
+			t.Errorf("%s at %q: %v, want %v", tt.step, tt.point, err, tt.errno)
+		}
+		if text, err := os.ReadFile(filepath.Join(dir, tt.file)); err != nil || string(text) != tt.text {
+			t.Errorf("%s at %q: %s holds %q, %v", tt.step, tt.point, tt.file, text, err)
+		}
+	}
+}

@@ -32,7 +32,7 @@ const (
 // when it is over all is seen as it is.
 func TestFlood(t *testing.T) {
 	learning(t, func(t *testing.T, w *world) {
-		changes, seconds := 3000, 60 // each of four, whatever comes first
+		changes, seconds := 2000, 60 // each of four, whatever comes first
 		if d := lasting(t, "RPYCFS_FLOOD", 0); d > 0 {
 			changes, seconds = 1<<40, int(d.Seconds())
 		}

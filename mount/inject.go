@@ -183,6 +183,8 @@ func (in *injector) follow(e *fsproto.Event) {
 	}
 	if e.Node != 0 && e.NewDir != 0 {
 		in.fs.nodes.moved(e.Node, e.NewDir, e.NewName)
+	} else if e.Dir != 0 && e.NewDir != 0 && !e.Exchange {
+		in.fs.nodes.former.renamed(entryName{e.Dir, e.Name}, entryName{e.NewDir, e.NewName})
 	}
 	if e.Exchange && e.Replaced != 0 && e.Dir != 0 {
 		in.fs.nodes.moved(e.Replaced, e.Dir, e.Name)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -300,6 +301,31 @@ func TestInotifyMoved(t *testing.T) {
 		w.ok(os.Rename(second+"/"+move[0], second+"/"+move[1]))
 		w.ok(os.Mkdir(fmt.Sprintf("%s/%s/%d", second, move[1], i), 0o755))
 		v.until(fmt.Sprintf(": create %d/", i))
+	}
+}
+
+// TestInotifyMovedAbove: nor does it matter that a directory above was renamed, by another
+// client or on the server.
+func TestInotifyMovedAbove(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w, first, second := twoMounts(t)
+	w.ok(os.MkdirAll(second+"/a/b/c", 0o755))
+	v := w.watch(first, "a/b/c")
+	dirs := []string{second, second, w.export, w.export}
+	if os.Geteuid() != 0 {
+		dirs = dirs[:2]
+	}
+	for i, dir := range dirs {
+		at := []string{"a", "z"}
+		w.ok(os.Rename(dir+"/"+at[i%2], dir+"/between"))
+		w.ok(os.Rename(dir+"/between", dir+"/"+at[(i+1)%2]))
+		for _, by := range []string{second, w.export} {
+			name := fmt.Sprintf("%d %s", i, filepath.Base(by))
+			w.ok(os.Mkdir(by+"/"+at[(i+1)%2]+"/b/c/"+name, 0o755))
+			v.until(fmt.Sprintf(": create %s/", name))
+		}
 	}
 }
 

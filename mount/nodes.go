@@ -47,6 +47,7 @@ type nodeTable struct {
 	made   time.Time
 	count  atomic.Int64
 	shards [nodeShards]nodeShard
+	former former
 }
 
 type nodeShard struct {
@@ -96,6 +97,10 @@ func (t *nodeTable) again(id fsproto.Node) (known bool) {
 // placeOf returns the name that a node was last seen under; "" if none.
 func (t *nodeTable) placeOf(id fsproto.Node) (parent fsproto.Node, name string) {
 	t.update(id, func(n *node) { parent, name = n.parent, n.name })
+	if name == "" {
+		at := t.former.of(id)
+		return at.dir, at.name
+	}
 	return parent, name
 }
 
@@ -120,6 +125,7 @@ func (t *nodeTable) outdated(id fsproto.Node) (old bool) {
 // moved updates the hints of a node after a rename.
 func (t *nodeTable) moved(of, parent fsproto.Node, name string) {
 	t.update(of, func(n *node) { n.parent, n.name = parent, name })
+	t.former.moved(of, entryName{parent, name})
 }
 
 // touch records that a request of our own has changed the nodes.
@@ -276,6 +282,9 @@ func (t *nodeTable) forget(id fsproto.Node, lookups uint64) (f fsproto.Forgotten
 	if n.lookups > lookups {
 		n.lookups -= lookups
 		return f, false
+	}
+	if n.dir && n.name != "" {
+		t.former.add(id, entryName{n.parent, n.name})
 	}
 	delete(s.nodes, id)
 	t.count.Add(-1)

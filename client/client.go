@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +26,12 @@ const DefaultPort = "19912"
 const (
 	minBackoff    = 50 * time.Millisecond
 	maxBackoff    = 5 * time.Second
+	wantedBackoff = time.Second // while a call waits
 	attemptLimit  = 10 * time.Second
+	// resumeLimit is how long a daemon may take to resume a session over a fresh
+	// connection, at first: connections that were made just before the link was lost
+	// stand still. It doubles up to attemptLimit, for a daemon that is busy.
+	resumeLimit   = 2500 * time.Millisecond
 	logoutTimeout = 2 * time.Second
 )
 
@@ -34,6 +39,9 @@ const (
 type Config struct {
 	// Address is host:port, or unix:PATH.
 	Address string
+	// Others are further addresses of the daemon. Whichever answers first is taken; its
+	// key has to be the one of Address, which is the name that the key is known by.
+	Others []string
 	// Auth logs in.
 	Auth *auth.Client
 	// Root answers the server's calls; it may be nil.
@@ -50,9 +58,12 @@ type Config struct {
 
 // Session is a session to a daemon. Its methods are safe for concurrent use.
 type Session struct {
-	cfg   Config
-	peer  *rpc.Peer
-	grant auth.Grant
+	cfg    Config
+	dialer *dialer
+	peer   *rpc.Peer
+	grant  auth.Grant
+
+	server string // of the addresses, the one that the newest connection goes to; run's
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -65,6 +76,7 @@ type Session struct {
 // State tells how the session stands.
 type State struct {
 	Connected bool
+	Server    string    // of the addresses, the one that the connection goes to, or went to
 	Since     time.Time // of Connected being what it is
 	Epoch     uint32
 	LastError error     // why the last connection or attempt failed
@@ -77,7 +89,7 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Session{cfg: cfg, done: make(chan struct{})}
+	s := &Session{cfg: cfg, dialer: newDialer(), done: make(chan struct{})}
 	conn, err := s.login(ctx)
 	if err != nil {
 		return nil, err
@@ -95,10 +107,11 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 // first connection.
 func (s *Session) login(ctx context.Context) (*auth.Conn, error) {
 	for {
-		nc, err := dial(ctx, s.cfg.Address)
+		nc, to, err := s.dialer.dial(ctx, s.servers(), false)
 		if err != nil {
 			return nil, err
 		}
+		s.server = to.server
 		conn, grant, err := s.cfg.Auth.Login(ctx, nc)
 		if errors.Is(err, auth.ErrAgain) {
 			continue
@@ -108,14 +121,8 @@ func (s *Session) login(ctx context.Context) (*auth.Conn, error) {
 	}
 }
 
-// dial tries all addresses of a name, IPv6 and IPv4 side by side (RFC 8305).
-func dial(ctx context.Context, address string) (net.Conn, error) {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}
-	// The session has a ping of its own.
-	return (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", address)
-}
+// servers are the daemon's addresses.
+func (s *Session) servers() []string { return append([]string{s.cfg.Address}, s.cfg.Others...) }
 
 // Peer is this side of the session, for calls.
 func (s *Session) Peer() *rpc.Peer { return s.peer }
@@ -165,11 +172,12 @@ func (s *Session) run(conn *auth.Conn) {
 func (s *Session) serve(conn *auth.Conn) error {
 	ctx, cancel := context.WithCancel(s.ctx)
 	var joined sync.WaitGroup
+	server := s.server
 	for range s.cfg.Joined {
 		joined.Add(1)
 		go func() {
 			defer joined.Done()
-			s.join(ctx, conn.Epoch)
+			s.join(ctx, server, conn.Epoch)
 		}()
 	}
 	err := s.peer.Serve(transport{conn}, conn.Epoch)
@@ -180,10 +188,10 @@ func (s *Session) serve(conn *auth.Conn) error {
 
 // join adds a connection. Without it the main connection carries the data,
 // so that a failure is no more than slower.
-func (s *Session) join(ctx context.Context, epoch uint32) {
+func (s *Session) join(ctx context.Context, server string, epoch uint32) {
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
-	nc, err := dial(ctx, s.cfg.Address)
+	nc, _, err := s.dialer.dial(ctx, []string{server}, true)
 	if err == nil {
 		var conn *auth.Conn
 		if conn, err = s.cfg.Auth.Resume(ctx, nc, s.grant, auth.Join, epoch); err == nil {
@@ -196,54 +204,93 @@ func (s *Session) join(ctx context.Context, epoch uint32) {
 // reconnect resumes the session in a higher epoch. It returns nil when the
 // session is over.
 func (s *Session) reconnect(epoch uint32) *auth.Conn {
-	backoff := minBackoff
+	backoff, limit := minBackoff, resumeLimit
+	servers := s.servers()
 	for {
 		// Every attempt has its own epoch: the server may have taken one whose
 		// answer was lost.
 		epoch++
-		conn, err := s.resume(epoch)
+		conn, server, err := s.resume(epoch, servers, limit)
 		switch {
 		case err == nil:
-			s.cfg.Log.Info("connection resumed", "server", s.cfg.Address, "epoch", epoch)
+			s.server = server
+			s.cfg.Log.Info("connection resumed", "server", server, "epoch", epoch)
 			return conn
 		case errors.Is(err, auth.ErrSessionGone):
-			s.cfg.Log.Error("session lost", "server", s.cfg.Address, "err", err)
+			// At another address it may be known.
+			if servers = slices.DeleteFunc(servers, func(other string) bool { return other == server }); len(servers) > 0 {
+				continue
+			}
+			s.cfg.Log.Error("session lost", "server", server, "err", err)
 			s.peer.End(err)
 			return nil
 		case s.ctx.Err() != nil:
 			return nil
+		case server != "" && errors.Is(err, context.DeadlineExceeded):
+			limit = min(2*limit, attemptLimit)
 		}
-		wait := backoff/2 + rand.N(backoff)
-		backoff = min(2*backoff, maxBackoff)
-		s.failed(err, wait)
-		select {
-		case <-time.After(wait):
-		case <-s.ctx.Done():
+		if !s.pause(err, backoff/2+rand.N(backoff/2)) {
 			return nil
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// pause waits before the next attempt, less long while a call waits. It returns false
+// when the session is closed.
+func (s *Session) pause(why error, wait time.Duration) bool {
+	wanted := wantedBackoff/2 + rand.N(wantedBackoff/2)
+	if s.peer.Waiting() > 0 {
+		wait = min(wait, wanted)
+	}
+	until := time.Now().Add(wait)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		s.failed(why, until)
+		select {
+		case <-timer.C:
+			return true
+		case <-s.ctx.Done():
+			return false
+		case <-s.peer.Wanted():
+			if soon := time.Now().Add(wanted); soon.Before(until) {
+				until = soon
+				timer.Reset(wanted)
+			}
 		}
 	}
 }
 
-func (s *Session) resume(epoch uint32) (*auth.Conn, error) {
+// resume makes an attempt to resume the session. server is the one that was connected
+// to, if one was; it has so long to answer.
+func (s *Session) resume(epoch uint32, servers []string, limit time.Duration) (conn *auth.Conn, server string, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, attemptLimit)
 	defer cancel()
-	nc, err := dial(ctx, s.cfg.Address)
+	nc, to, err := s.dialer.dial(ctx, servers, true)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return s.cfg.Auth.Resume(ctx, nc, s.grant, auth.Resume, epoch)
+	ctx, cancel = context.WithTimeout(s.ctx, limit)
+	defer cancel()
+	conn, err = s.cfg.Auth.Resume(ctx, nc, s.grant, auth.Resume, epoch)
+	s.dialer.works(to, err == nil)
+	if err != nil && ctx.Err() != nil {
+		err = errors.Join(context.Cause(ctx), err)
+	}
+	return conn, to.server, err
 }
 
 func (s *Session) connected(epoch uint32) {
-	s.change(func(st *State) { *st = State{Connected: true, Since: time.Now(), Epoch: epoch} })
+	s.change(func(st *State) { *st = State{Connected: true, Server: s.server, Since: time.Now(), Epoch: epoch} })
 }
 
 func (s *Session) lost(err error) {
-	s.change(func(st *State) { *st = State{Since: time.Now(), Epoch: st.Epoch, LastError: err} })
+	s.change(func(st *State) { *st = State{Server: st.Server, Since: time.Now(), Epoch: st.Epoch, LastError: err} })
 }
 
-func (s *Session) failed(err error, wait time.Duration) {
-	s.change(func(st *State) { st.LastError, st.NextTry = err, time.Now().Add(wait) })
+func (s *Session) failed(err error, next time.Time) {
+	s.change(func(st *State) { st.LastError, st.NextTry = err, next })
 }
 
 // change sets the state and tells about it. Only run's goroutine does.

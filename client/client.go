@@ -69,6 +69,9 @@ type Session struct {
 	cancel context.CancelFunc
 	done   chan struct{} // the session is over
 
+	changed chan string   // capacity 1
+	wake    chan struct{} // capacity 1: the next attempt is to be made at once
+
 	mu    sync.Mutex
 	state State
 }
@@ -89,7 +92,9 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Session{cfg: cfg, dialer: newDialer(), done: make(chan struct{})}
+	s := &Session{
+		cfg: cfg, dialer: newDialer(), done: make(chan struct{}), changed: make(chan string, 1), wake: make(chan struct{}, 1),
+	}
 	conn, err := s.login(ctx)
 	if err != nil {
 		return nil, err
@@ -124,6 +129,72 @@ func (s *Session) login(ctx context.Context) (*auth.Conn, error) {
 // servers are the daemon's addresses.
 func (s *Session) servers() []string { return append([]string{s.cfg.Address}, s.cfg.Others...) }
 
+// Changed tells the session that the network may have become another one, which it
+// notices by itself, too. A connection that does not answer soon is given up, and
+// without one the next attempt is made at once.
+func (s *Session) Changed(what string) {
+	select {
+	case s.changed <- what:
+	default: // one is being looked at
+	}
+}
+
+const (
+	// settle is how long changes of the network are gathered.
+	settle = 200 * time.Millisecond
+	// answerLimit is how long a ping may take then, or four usual round trips.
+	answerLimit = time.Second
+)
+
+// roam reacts to changes of the network until the session is over.
+func (s *Session) roam() {
+	w := watchChanges(s.cfg.Log)
+	defer w.stop()
+	for {
+		var what string
+		select {
+		case what = <-w.C:
+		case what = <-s.changed:
+		case <-s.ctx.Done():
+			return
+		case <-s.peer.Context().Done():
+			return
+		}
+		s.cfg.Log.Debug("the network may have changed", "what", what)
+		s.probe(what)
+	}
+}
+
+// probe sees whether the connection stands, and gives it up if not.
+func (s *Session) probe(what string) {
+	tick := time.NewTicker(settle / 4)
+	defer tick.Stop()
+	limit := max(answerLimit, 4*s.peer.RTT())
+	for start := time.Now(); ; {
+		asked := time.Since(start) > settle
+		switch {
+		case asked && !s.peer.Connected():
+			select {
+			case s.wake <- struct{}{}:
+			default:
+			}
+			return
+		case asked && s.peer.Heard().Sub(start) > settle:
+			return
+		case asked && s.peer.Quiet() > limit:
+			s.peer.Drop(fmt.Errorf("no answer after a change: %s", what))
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-s.ctx.Done():
+			return
+		case <-s.peer.Context().Done():
+			return
+		}
+	}
+}
+
 // Peer is this side of the session, for calls.
 func (s *Session) Peer() *rpc.Peer { return s.peer }
 
@@ -156,6 +227,9 @@ func (s *Session) Close(ctx context.Context) error {
 // run keeps the session connected until it is over.
 func (s *Session) run(conn *auth.Conn) {
 	defer close(s.done)
+	var roaming sync.WaitGroup
+	roaming.Go(s.roam)
+	defer roaming.Wait()
 	for conn != nil {
 		s.connected(conn.Epoch)
 		err := s.serve(conn)
@@ -229,16 +303,28 @@ func (s *Session) reconnect(epoch uint32) *auth.Conn {
 		case server != "" && errors.Is(err, context.DeadlineExceeded):
 			limit = min(2*limit, attemptLimit)
 		}
-		if !s.pause(err, backoff/2+rand.N(backoff/2)) {
+		switch s.pause(err, backoff/2+rand.N(backoff/2)) {
+		case closed:
 			return nil
+		case woken:
+			backoff, limit = minBackoff, resumeLimit
+		case rested:
+			backoff = min(2*backoff, maxBackoff)
 		}
-		backoff = min(2*backoff, maxBackoff)
 	}
 }
 
-// pause waits before the next attempt, less long while a call waits. It returns false
-// when the session is closed.
-func (s *Session) pause(why error, wait time.Duration) bool {
+// How a pause has ended.
+type ending uint8
+
+const (
+	rested ending = iota
+	woken         // by a change of the network
+	closed        // the session is
+)
+
+// pause waits before the next attempt, less long while a call waits.
+func (s *Session) pause(why error, wait time.Duration) ending {
 	wanted := wantedBackoff/2 + rand.N(wantedBackoff/2)
 	if s.peer.Waiting() > 0 {
 		wait = min(wait, wanted)
@@ -250,9 +336,11 @@ func (s *Session) pause(why error, wait time.Duration) bool {
 		s.failed(why, until)
 		select {
 		case <-timer.C:
-			return true
+			return rested
+		case <-s.wake:
+			return woken
 		case <-s.ctx.Done():
-			return false
+			return closed
 		case <-s.peer.Wanted():
 			if soon := time.Now().Add(wanted); soon.Before(until) {
 				until = soon

@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +26,12 @@ const DefaultPort = "19912"
 const (
 	minBackoff    = 50 * time.Millisecond
 	maxBackoff    = 5 * time.Second
+	wantedBackoff = time.Second // while a call waits
 	attemptLimit  = 10 * time.Second
+	// resumeLimit is how long a daemon may take to resume a session over a fresh
+	// connection, at first: connections that were made just before the link was lost
+	// stand still. It doubles up to attemptLimit, for a daemon that is busy.
+	resumeLimit   = 2500 * time.Millisecond
 	logoutTimeout = 2 * time.Second
 )
 
@@ -34,6 +39,9 @@ const (
 type Config struct {
 	// Address is host:port, or unix:PATH.
 	Address string
+	// Others are further addresses of the daemon. Whichever answers first is taken; its
+	// key has to be the one of Address, which is the name that the key is known by.
+	Others []string
 	// Auth logs in.
 	Auth *auth.Client
 	// Root answers the server's calls; it may be nil.
@@ -50,13 +58,19 @@ type Config struct {
 
 // Session is a session to a daemon. Its methods are safe for concurrent use.
 type Session struct {
-	cfg   Config
-	peer  *rpc.Peer
-	grant auth.Grant
+	cfg    Config
+	dialer *dialer
+	peer   *rpc.Peer
+	grant  auth.Grant
+
+	server string // of the addresses, the one that the newest connection goes to; run's
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	done   chan struct{} // the session is over
+
+	changed chan string   // capacity 1
+	wake    chan struct{} // capacity 1: the next attempt is to be made at once
 
 	mu    sync.Mutex
 	state State
@@ -65,6 +79,7 @@ type Session struct {
 // State tells how the session stands.
 type State struct {
 	Connected bool
+	Server    string    // of the addresses, the one that the connection goes to, or went to
 	Since     time.Time // of Connected being what it is
 	Epoch     uint32
 	LastError error     // why the last connection or attempt failed
@@ -77,7 +92,9 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Session{cfg: cfg, done: make(chan struct{})}
+	s := &Session{
+		cfg: cfg, dialer: newDialer(), done: make(chan struct{}), changed: make(chan string, 1), wake: make(chan struct{}, 1),
+	}
 	conn, err := s.login(ctx)
 	if err != nil {
 		return nil, err
@@ -95,10 +112,11 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 // first connection.
 func (s *Session) login(ctx context.Context) (*auth.Conn, error) {
 	for {
-		nc, err := dial(ctx, s.cfg.Address)
+		nc, to, err := s.dialer.dial(ctx, s.servers(), false)
 		if err != nil {
 			return nil, err
 		}
+		s.server = to.server
 		conn, grant, err := s.cfg.Auth.Login(ctx, nc)
 		if errors.Is(err, auth.ErrAgain) {
 			continue
@@ -108,13 +126,73 @@ func (s *Session) login(ctx context.Context) (*auth.Conn, error) {
 	}
 }
 
-// dial tries all addresses of a name, IPv6 and IPv4 side by side (RFC 8305).
-func dial(ctx context.Context, address string) (net.Conn, error) {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
+// servers are the daemon's addresses.
+func (s *Session) servers() []string { return append([]string{s.cfg.Address}, s.cfg.Others...) }
+
+// Changed tells the session that the network may have become another one, which it
+// notices by itself, too. A connection that does not answer soon is given up, and
+// without one the next attempt is made at once.
+func (s *Session) Changed(what string) {
+	select {
+	case s.changed <- what:
+	default: // one is being looked at
 	}
-	// The session has a ping of its own.
-	return (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", address)
+}
+
+const (
+	// settle is how long changes of the network are gathered.
+	settle = 200 * time.Millisecond
+	// answerLimit is how long a ping may take then, or four usual round trips.
+	answerLimit = time.Second
+)
+
+// roam reacts to changes of the network until the session is over.
+func (s *Session) roam() {
+	w := watchChanges(s.cfg.Log)
+	defer w.stop()
+	for {
+		var what string
+		select {
+		case what = <-w.C:
+		case what = <-s.changed:
+		case <-s.ctx.Done():
+			return
+		case <-s.peer.Context().Done():
+			return
+		}
+		s.cfg.Log.Debug("the network may have changed", "what", what)
+		s.probe(what)
+	}
+}
+
+// probe sees whether the connection stands, and gives it up if not.
+func (s *Session) probe(what string) {
+	tick := time.NewTicker(settle / 4)
+	defer tick.Stop()
+	limit := max(answerLimit, 4*s.peer.RTT())
+	for start := time.Now(); ; {
+		asked := time.Since(start) > settle
+		switch {
+		case asked && !s.peer.Connected():
+			select {
+			case s.wake <- struct{}{}:
+			default:
+			}
+			return
+		case asked && s.peer.Heard().Sub(start) > settle:
+			return
+		case asked && s.peer.Quiet() > limit:
+			s.peer.Drop(fmt.Errorf("no answer after a change: %s", what))
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-s.ctx.Done():
+			return
+		case <-s.peer.Context().Done():
+			return
+		}
+	}
 }
 
 // Peer is this side of the session, for calls.
@@ -149,6 +227,9 @@ func (s *Session) Close(ctx context.Context) error {
 // run keeps the session connected until it is over.
 func (s *Session) run(conn *auth.Conn) {
 	defer close(s.done)
+	var roaming sync.WaitGroup
+	roaming.Go(s.roam)
+	defer roaming.Wait()
 	for conn != nil {
 		s.connected(conn.Epoch)
 		err := s.serve(conn)
@@ -165,11 +246,12 @@ func (s *Session) run(conn *auth.Conn) {
 func (s *Session) serve(conn *auth.Conn) error {
 	ctx, cancel := context.WithCancel(s.ctx)
 	var joined sync.WaitGroup
+	server := s.server
 	for range s.cfg.Joined {
 		joined.Add(1)
 		go func() {
 			defer joined.Done()
-			s.join(ctx, conn.Epoch)
+			s.join(ctx, server, conn.Epoch)
 		}()
 	}
 	err := s.peer.Serve(transport{conn}, conn.Epoch)
@@ -180,10 +262,10 @@ func (s *Session) serve(conn *auth.Conn) error {
 
 // join adds a connection. Without it the main connection carries the data,
 // so that a failure is no more than slower.
-func (s *Session) join(ctx context.Context, epoch uint32) {
+func (s *Session) join(ctx context.Context, server string, epoch uint32) {
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()
-	nc, err := dial(ctx, s.cfg.Address)
+	nc, _, err := s.dialer.dial(ctx, []string{server}, true)
 	if err == nil {
 		var conn *auth.Conn
 		if conn, err = s.cfg.Auth.Resume(ctx, nc, s.grant, auth.Join, epoch); err == nil {
@@ -196,54 +278,107 @@ func (s *Session) join(ctx context.Context, epoch uint32) {
 // reconnect resumes the session in a higher epoch. It returns nil when the
 // session is over.
 func (s *Session) reconnect(epoch uint32) *auth.Conn {
-	backoff := minBackoff
+	backoff, limit := minBackoff, resumeLimit
+	servers := s.servers()
 	for {
 		// Every attempt has its own epoch: the server may have taken one whose
 		// answer was lost.
 		epoch++
-		conn, err := s.resume(epoch)
+		conn, server, err := s.resume(epoch, servers, limit)
 		switch {
 		case err == nil:
-			s.cfg.Log.Info("connection resumed", "server", s.cfg.Address, "epoch", epoch)
+			s.server = server
+			s.cfg.Log.Info("connection resumed", "server", server, "epoch", epoch)
 			return conn
 		case errors.Is(err, auth.ErrSessionGone):
-			s.cfg.Log.Error("session lost", "server", s.cfg.Address, "err", err)
+			// At another address it may be known.
+			if servers = slices.DeleteFunc(servers, func(other string) bool { return other == server }); len(servers) > 0 {
+				continue
+			}
+			s.cfg.Log.Error("session lost", "server", server, "err", err)
 			s.peer.End(err)
 			return nil
 		case s.ctx.Err() != nil:
 			return nil
+		case server != "" && errors.Is(err, context.DeadlineExceeded):
+			limit = min(2*limit, attemptLimit)
 		}
-		wait := backoff/2 + rand.N(backoff)
-		backoff = min(2*backoff, maxBackoff)
-		s.failed(err, wait)
-		select {
-		case <-time.After(wait):
-		case <-s.ctx.Done():
+		switch s.pause(err, backoff/2+rand.N(backoff/2)) {
+		case closed:
 			return nil
+		case woken:
+			backoff, limit = minBackoff, resumeLimit
+		case rested:
+			backoff = min(2*backoff, maxBackoff)
 		}
 	}
 }
 
-func (s *Session) resume(epoch uint32) (*auth.Conn, error) {
+// How a pause has ended.
+type ending uint8
+
+const (
+	rested ending = iota
+	woken         // by a change of the network
+	closed        // the session is
+)
+
+// pause waits before the next attempt, less long while a call waits.
+func (s *Session) pause(why error, wait time.Duration) ending {
+	wanted := wantedBackoff/2 + rand.N(wantedBackoff/2)
+	if s.peer.Waiting() > 0 {
+		wait = min(wait, wanted)
+	}
+	until := time.Now().Add(wait)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		s.failed(why, until)
+		select {
+		case <-timer.C:
+			return rested
+		case <-s.wake:
+			return woken
+		case <-s.ctx.Done():
+			return closed
+		case <-s.peer.Wanted():
+			if soon := time.Now().Add(wanted); soon.Before(until) {
+				until = soon
+				timer.Reset(wanted)
+			}
+		}
+	}
+}
+
+// resume makes an attempt to resume the session. server is the one that was connected
+// to, if one was; it has so long to answer.
+func (s *Session) resume(epoch uint32, servers []string, limit time.Duration) (conn *auth.Conn, server string, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, attemptLimit)
 	defer cancel()
-	nc, err := dial(ctx, s.cfg.Address)
+	nc, to, err := s.dialer.dial(ctx, servers, true)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return s.cfg.Auth.Resume(ctx, nc, s.grant, auth.Resume, epoch)
+	ctx, cancel = context.WithTimeout(s.ctx, limit)
+	defer cancel()
+	conn, err = s.cfg.Auth.Resume(ctx, nc, s.grant, auth.Resume, epoch)
+	s.dialer.works(to, err == nil)
+	if err != nil && ctx.Err() != nil {
+		err = errors.Join(context.Cause(ctx), err)
+	}
+	return conn, to.server, err
 }
 
 func (s *Session) connected(epoch uint32) {
-	s.change(func(st *State) { *st = State{Connected: true, Since: time.Now(), Epoch: epoch} })
+	s.change(func(st *State) { *st = State{Connected: true, Server: s.server, Since: time.Now(), Epoch: epoch} })
 }
 
 func (s *Session) lost(err error) {
-	s.change(func(st *State) { *st = State{Since: time.Now(), Epoch: st.Epoch, LastError: err} })
+	s.change(func(st *State) { *st = State{Server: st.Server, Since: time.Now(), Epoch: st.Epoch, LastError: err} })
 }
 
-func (s *Session) failed(err error, wait time.Duration) {
-	s.change(func(st *State) { st.LastError, st.NextTry = err, time.Now().Add(wait) })
+func (s *Session) failed(err error, next time.Time) {
+	s.change(func(st *State) { st.LastError, st.NextTry = err, next })
 }
 
 // change sets the state and tells about it. Only run's goroutine does.

@@ -376,3 +376,40 @@ func TestDyingApart(t *testing.T) {
 		})
 	}
 }
+
+// TestSeveralServers: of several addresses of a daemon the mount takes one that answers,
+// at first and later.
+func TestSeveralServers(t *testing.T) {
+	needFUSE(t)
+	w := newWorld(t)
+	w.serve()
+	must(t, os.WriteFile(filepath.Join(w.export, "file"), []byte("content"), 0o644))
+	one, two := newProxy(t, w.port, false), newProxy(t, w.port, false)
+	w.mountAt(freePort(t), "/", w.mnt, fmt.Sprintf("server=127.0.0.1:%d", one.port), fmt.Sprintf("server=127.0.0.1:%d", two.port))
+	f, err := os.OpenFile(filepath.Join(w.mnt, "file"), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	server := func() string {
+		var d struct{ Server string }
+		must(t, json.Unmarshal([]byte(w.run(w.command("rpycfs", "status", "--json", w.mnt))), &d))
+		return d.Server
+	}
+	for i, p := range []*proxy{one, two, one} {
+		other := map[*proxy]*proxy{one: two, two: one}[p]
+		other.block(true)
+		p.block(false)
+		if _, err := f.WriteAt([]byte{byte('0' + i)}, 0); err != nil {
+			t.Error(err)
+		}
+		if got, want := server(), fmt.Sprintf("127.0.0.1:%d", p.port); got != want {
+			t.Errorf("connected to %s, want %s", got, want)
+		}
+	}
+	got, err := os.ReadFile(filepath.Join(w.export, "file"))
+	if err != nil || string(got) != "2ontent" {
+		t.Errorf("%q, %v", got, err)
+	}
+	one.block(false)
+	must(t, f.Close())
+	w.umount()
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -142,5 +143,40 @@ func TestSessionGrace(t *testing.T) {
 	})
 	if !over {
 		t.Error("the session outlives its grace")
+	}
+}
+
+// TestSessionRoams: a connection that stands still is given up when the network has
+// changed, and the session goes on over another one. One that answers is kept.
+func TestSessionRoams(t *testing.T) {
+	d := daemonInProcess(t, t.TempDir())
+	p := newProxy(t, portOf(d), false)
+	s := dialAt(t, d, p.port)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	defer s.Close(ctx)
+
+	const settled = 250 * time.Millisecond // what has changed is gathered for a while
+	asked := time.Now()
+	s.Changed("a test")
+	if !eventually(patience, func() bool { return s.Peer().Heard().Sub(asked) > settled }) {
+		t.Error("nobody was asked whether the connection stands")
+	}
+	before := s.State()
+	if !before.Connected || before.Epoch != 1 {
+		t.Errorf("a connection that answers was given up: %+v", before)
+	}
+	p.stall(true)
+	s.Changed("another test")
+	if !eventually(patience, func() bool { return !s.State().Connected }) {
+		t.Error("the connection is not given up")
+	}
+	if err := s.State().LastError; err == nil || !strings.Contains(err.Error(), "after a change") {
+		t.Errorf("it was given up because of: %v", err)
+	}
+	p.stall(false)
+	must(t, rpc.Call(ctx, s.Peer(), fsproto.Getattr, &fsproto.GetattrReq{Node: fsproto.RootNode}, new(fsproto.AttrRes)))
+	if now := s.State(); !now.Connected || now.Epoch == before.Epoch {
+		t.Errorf("afterwards %+v", now)
 	}
 }

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -115,13 +116,27 @@ func (l *link) wait(w waiter, pid uint32, since time.Time) (end func()) {
 // waits.
 const lookEvery = 200 * time.Millisecond
 
-// look ends ctx when the kernel has let go of the mount, and itself when nothing waits.
+// While something waits, a connection on which nothing has come for silence, and no
+// answer to a ping for unanswered, is given up; otherwise that takes the session's own
+// ping longer.
+const (
+	silence    = 2 * time.Second
+	unanswered = 3 * time.Second
+)
+
+var errUnanswered = fmt.Errorf("no answer to a ping for %v while something waits", unanswered)
+
+// look ends ctx when the kernel has let go of the mount, the connection when it is dead,
+// and itself when nothing waits.
 func (l *link) look() {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for l.needed() {
 		if l.gone() {
 			return
+		}
+		if l.connected() && time.Since(l.peer.Heard()) > silence && l.peer.Quiet() > unanswered {
+			l.peer.Drop(errUnanswered)
 		}
 		<-tick.C
 	}

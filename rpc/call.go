@@ -278,6 +278,11 @@ func (p *Peer) start(c *call) error {
 	p.mu.Unlock()
 	if l != nil {
 		l.send(c.frame())
+		return nil
+	}
+	select {
+	case p.wanted <- struct{}{}:
+	default:
 	}
 	return nil
 }

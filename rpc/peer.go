@@ -106,6 +106,7 @@ type Peer struct {
 
 	rtt    atomic.Int64 // of the last ping, in nanoseconds
 	turns  atomic.Uint32
+	wanted chan struct{} // capacity 1
 	counts opCounts
 
 	mu       sync.Mutex
@@ -133,6 +134,7 @@ func NewPeer(cfg Config) *Peer {
 		out:      newCallerSlots(cfg.CallSlots, cfg.ReservedSlots),
 		handlers: make(chan struct{}, cfg.MaxHandlers),
 		work:     make(chan *incoming),
+		wanted:   make(chan struct{}, 1),
 		calls:    make(map[uint32]*call),
 		inFlight: make(map[inFlightKey]context.CancelCauseFunc),
 		counts:   newOpCounts(),
@@ -202,6 +204,26 @@ func (p *Peer) Connected() bool {
 	defer p.mu.Unlock()
 	return p.conn != nil
 }
+
+// Drop ends the connection that stands, if there is one; the session goes on.
+func (p *Peer) Drop(cause error) {
+	p.mu.Lock()
+	c := p.conn
+	p.mu.Unlock()
+	if c != nil {
+		c.close(cause)
+	}
+}
+
+// Waiting returns how many calls have no answer yet.
+func (p *Peer) Waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.calls)
+}
+
+// Wanted gets a value when a call is made while there is no connection.
+func (p *Peer) Wanted() <-chan struct{} { return p.wanted }
 
 // Turns counts how often calls could be sent and could not any more: it is odd while
 // they can be. It costs one atomic load.

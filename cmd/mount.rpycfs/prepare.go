@@ -27,8 +27,9 @@ type job struct {
 	Dir    string // absolute, without symlinks
 
 	login.Person
-	Timeo time.Duration // 0: the usual ones
-	Soft  bool
+	Others []string      // further addresses of the daemon
+	Timeo  time.Duration // 0: the usual ones
+	Soft   bool
 
 	Flags      uintptr
 	ACL        *bool
@@ -60,7 +61,7 @@ func prepare(a *mountopt.Args) (*job, error) {
 			Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
 			Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey, Hints: hints,
 		},
-		Timeo: o.Timeo, Soft: o.Soft, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock, NoInotify: o.NoInotify,
+		Others: o.Addresses(), Timeo: o.Timeo, Soft: o.Soft, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock, NoInotify: o.NoInotify,
 		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
 		IDs: mount.IDs{
 			Map: mappings[o.IDMap], LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),

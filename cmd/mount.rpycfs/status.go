@@ -18,7 +18,7 @@ func (s *serving) answerStatus(j *job, fs *mount.FS) error {
 		return &status.Document{
 			Version:    status.Version,
 			MountPoint: j.Dir, Source: j.Source, Device: s.mounted.Dev,
-			Server: j.Address, User: j.User,
+			Server: s.session.State().Server, User: j.User,
 			PID: os.Getpid(), Program: version.Version, Mounted: mounted,
 			Session: sessionStatus(s.session),
 			Status:  fs.Status(),

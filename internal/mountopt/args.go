@@ -22,6 +22,7 @@ const Usage = `usage: mount.rpycfs [user@]host:/path DIR [-o option[,option…]]
 
 options:
   port=N             the daemon's port (default 19912)
+  server=HOST[:PORT] a further address of the daemon; may be repeated
   user=NAME          log in as NAME (also username=, or user@ in the source)
   credentials=FILE   lines username=NAME and password=TEXT; mode 0600
   password-file=FILE first line is the password; mode 0600

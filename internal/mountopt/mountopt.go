@@ -5,6 +5,8 @@ package mountopt
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -105,6 +107,7 @@ func (s Source) String() string {
 // was not given.
 type Options struct {
 	Port         int
+	Servers      []string // further addresses of the daemon: host, or host:port
 	User         string
 	Password     string
 	HasPassword  bool // Password was given, perhaps empty
@@ -194,6 +197,7 @@ func (o *Options) set(name, value string, hasValue bool) (known bool, err error)
 // valued are the options that need a value.
 var valued = map[string]func(*Options, string) error{
 	"port":          func(o *Options, v string) error { return number(&o.Port, "port", v, 1, 65535) },
+	"server":        addServer,
 	"user":          func(o *Options, v string) error { o.User = v; return nil },
 	"username":      func(o *Options, v string) error { o.User = v; return nil },
 	"password":      setPassword,
@@ -264,6 +268,42 @@ func flag(bit uintptr, on bool) func(*Options) {
 func setPassword(o *Options, v string) error {
 	o.Password, o.HasPassword = v, true
 	return nil
+}
+
+// addServer takes host or host:port; an IPv6 address with a port stands in brackets.
+func addServer(o *Options, v string) error {
+	host, port, err := net.SplitHostPort(v)
+	if err != nil {
+		host, port = bare(v), "1"
+	}
+	_, err = netip.ParseAddr(host)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	if host == "" || strings.ContainsAny(host, "[]/ ") || strings.Contains(host, ":") && err != nil || perr != nil || n == 0 {
+		return usage("mount option server=%s: want host or host:port", v)
+	}
+	o.Servers = append(o.Servers, v)
+	return nil
+}
+
+// bare returns a host without the brackets of an IPv6 address.
+func bare(host string) string {
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			return inner
+		}
+	}
+	return host
+}
+
+// Addresses returns the daemon's further addresses as host:port.
+func (o *Options) Addresses() (list []string) {
+	for _, v := range o.Servers {
+		if _, _, err := net.SplitHostPort(v); err != nil {
+			v = net.JoinHostPort(bare(v), strconv.Itoa(o.Port))
+		}
+		list = append(list, v)
+	}
+	return list
 }
 
 // setTimeo takes seconds, or a duration with a unit.

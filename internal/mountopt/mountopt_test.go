@@ -114,6 +114,21 @@ func TestParseArgsErrors(t *testing.T) {
 	}
 }
 
+func TestServers(t *testing.T) {
+	o := New()
+	if err := o.Add("server=a,server=b:7,server=::1,server=[::1],port=5,server=[::2]:8", false); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := o.Addresses(), []string{"a:5", "b:7", "[::1]:5", "[::1]:5", "[::2]:8"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, v := range []string{"", "a:", "a:0", "a:x", ":5", "a/b", "[::1", "a:b:c"} {
+		if err := New().Add("server="+v, false); !errors.Is(err, ErrUsage) {
+			t.Errorf("server=%s: %v", v, err)
+		}
+	}
+}
+
 func TestParseCredentials(t *testing.T) {
 	text := "# a comment\n\n  username = foo \r\npassword= with, comma = and # blank \ndomain=x\n"
 	c, err := ParseCredentials(text)

@@ -20,7 +20,7 @@ type Document struct {
 	MountPoint string    `json:"mount_point"`
 	Source     string    `json:"source"` // host:/path, as in the mount table
 	Device     string    `json:"device"` // major:minor
-	Server     string    `json:"server"` // host:port
+	Server     string    `json:"server"` // host:port, of several the one that the connection goes to, or went to
 	User       string    `json:"user"`   // who is logged in there
 	PID        int       `json:"pid"`
 	Program    string    `json:"program"` // version of mount.rpycfs

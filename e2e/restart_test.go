@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -260,4 +261,22 @@ func TestSecondRestart(t *testing.T) {
 	b.want("ok", "flock x sh nb")
 	w.kill()
 	a.want("EAGAIN", "flock x ex nb")
+}
+
+// TestStartedTooLate: a daemon that is started after --session-grace does not know the
+// sessions of before any more.
+func TestStartedTooLate(t *testing.T) {
+	needFUSE(t)
+	w := newWorld(t)
+	w.serve("--session-grace=200ms")
+	w.mount("/")
+	w.stop()
+	time.Sleep(time.Second) // no daemon runs for that long
+	w.start()
+	if _, err := os.Stat(filepath.Join(w.mnt, "nothing")); !errors.Is(err, syscall.ENOTCONN) {
+		t.Errorf("a session of before: %v", err)
+	}
+	if !eventually(patience, func() bool { return len(w.keepers()) == 0 }) {
+		t.Error("the keeper waits for longer than the grace")
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/rpycfs/rpycfs/internal/mapped"
 	"github.com/rpycfs/rpycfs/rpc"
 	"github.com/rpycfs/rpycfs/rpycfsd/export"
+	"golang.org/x/sys/unix"
 )
 
 // kept is what sessions have, outside of this process: when it is killed, or ended to be
@@ -29,7 +30,14 @@ type kept struct {
 	keeper  *keeper.Client
 	records []mapped.Record // of the process before, until they are used
 	fds     map[uint64]int
+
+	alive   mapped.Cell   // when a process with sessions was last known to live
+	stop    chan struct{} // nil: nothing is kept
+	beating sync.WaitGroup
 }
+
+// maxBeat is how often it is noted that the process lives, or four times in a grace.
+const maxBeat = 30 * time.Second
 
 // lockPatience is how long an earlier process may take to end.
 const lockPatience = 10 * time.Second
@@ -39,6 +47,7 @@ const (
 	recSession = export.FirstKind + iota
 	recServed
 	recSent
+	recAlive // nanoseconds of the clock that counts from boot, a word
 )
 
 // openKept opens what is kept, unless the daemon listens at addresses of the kernel's
@@ -65,6 +74,47 @@ func openKept(cfg *Config) (*kept, error) {
 		}
 	}
 	return k, nil
+}
+
+// live notes now and then that the process lives, while there are sessions.
+func (k *kept) live(beat time.Duration, sessions func() bool) {
+	if k == nil {
+		return
+	}
+	k.stop = make(chan struct{})
+	k.beating.Go(func() {
+		tick := time.NewTicker(beat)
+		defer tick.Stop()
+		for {
+			if sessions() {
+				k.noteAlive()
+			}
+			select {
+			case <-tick.C:
+			case <-k.stop:
+				return
+			}
+		}
+	})
+}
+
+func (k *kept) noteAlive() {
+	if k.alive.IsZero() {
+		var err error
+		if k.alive, err = k.store.Put(recAlive, make([]byte, 8)); err != nil {
+			return
+		}
+	}
+	k.alive.SetWord(0, uint64(sinceBoot()))
+}
+
+// sinceBoot is the time since the machine was started.
+func sinceBoot() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0
+	}
+	return time.Duration(now.Nano())
 }
 
 // keptName names a daemon among those that share a state directory.
@@ -100,10 +150,19 @@ func (k *kept) forExport() export.Keep {
 
 // freeze has everything stay as it is.
 func (k *kept) freeze() {
-	if k != nil {
-		k.store.Freeze()
-		k.keeper.Close()
+	if k == nil {
+		return
 	}
+	if k.stop != nil {
+		close(k.stop)
+		k.beating.Wait()
+		k.stop = nil
+	}
+	if !k.alive.IsZero() {
+		k.noteAlive()
+	}
+	k.store.Freeze()
+	k.keeper.Close()
 }
 
 func (k *kept) close() error {
@@ -268,12 +327,18 @@ func (t *sessions) recover(users *auth.Users) {
 	if k == nil {
 		return
 	}
+	beat := min(maxBeat, t.grace/4)
+	defer k.live(beat, t.some)
 	var found []mapped.Record
+	var away time.Duration // how long no process lived
 	slots := make(map[uint64]*slotRecords)
 	rest := slices.DeleteFunc(k.records, func(rec mapped.Record) bool {
 		switch rec.Kind {
 		case recSession:
 			found = append(found, rec)
+		case recAlive:
+			k.alive = rec.Cell
+			away = sinceBoot() - time.Duration(rec.Word(0).Load())
 		case recServed, recSent:
 			key := binary.LittleEndian.Uint64(rec.Body)
 			if slots[key] == nil {
@@ -287,6 +352,13 @@ func (t *sessions) recover(users *auth.Users) {
 	})
 	r := t.export.Recover(rest, k.fds)
 	k.records, k.fds = nil, nil
+	if away > t.grace+beat {
+		t.log.Info("sessions of before are over: no daemon ran for longer than their grace", "sessions", len(found))
+		for _, rec := range found {
+			rec.Free()
+		}
+		found = nil
+	}
 	for _, rec := range found {
 		if slots[rec.ID()] == nil {
 			slots[rec.ID()] = new(slotRecords)
@@ -305,6 +377,13 @@ func (t *sessions) recover(users *auth.Users) {
 		s.free()
 	}
 	r.Close()
+}
+
+// some reports whether there are any sessions.
+func (t *sessions) some() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byID) > 0
 }
 
 // slotRecords are what is recorded of a session's slots.

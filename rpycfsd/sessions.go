@@ -300,6 +300,10 @@ func (s *session) end(cause error) {
 	s.files.Close()
 	s.share.Close()
 	t.unreserve(s.user)
+	if s.record != nil && cause == errShutdown {
+		s.log.Info("session waits for the next start")
+		return
+	}
 	s.log.Info("session ended", "cause", cause)
 }
 

@@ -10,9 +10,13 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// sendWithin is how long a keeper may take to take a packet, which it does at once.
+const sendWithin = 5 * time.Second
 
 // Client gives descriptors to a keeper. A nil one keeps nothing. Its methods are safe
 // for concurrent use.
@@ -198,7 +202,11 @@ func (c *Client) Drop(key uint64) {
 
 // tell sends a packet; where that fails the keeper is gone. mu is held.
 func (c *Client) tell(op byte, key uint64, fd int) {
-	if err := send(c.conn, op, key, fd); err != nil {
+	err := c.conn.SetWriteDeadline(time.Now().Add(sendWithin))
+	if err == nil {
+		err = send(c.conn, op, key, fd)
+	}
+	if err != nil {
 		c.log.Warn("the keeper of open files does not answer; another one is started", "err", err)
 		c.drop()
 		c.start()

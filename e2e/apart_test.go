@@ -152,7 +152,7 @@ func (a *apart) inProcess() {
 func TestSoft(t *testing.T) {
 	for how, lose := range away {
 		t.Run(how, func(t *testing.T) {
-			a := newApart(t, lose, "soft", "timeo=3")
+			a := newApart(t, lose, "soft", "timeo=5")
 			f, err := os.Create(a.path("open"))
 			must(t, err)
 			defer f.Close()
@@ -198,7 +198,7 @@ func TestSoft(t *testing.T) {
 func TestSoftMapped(t *testing.T) {
 	for how, lose := range away {
 		t.Run(how, func(t *testing.T) {
-			a := newApart(t, lose, "soft", "timeo=2")
+			a := newApart(t, lose, "soft", "timeo=4")
 			open := func(name string) []byte {
 				f, err := os.OpenFile(a.path(name), os.O_RDWR, 0)
 				must(t, err)
@@ -288,7 +288,7 @@ func listing(dir string) string {
 func TestHard(t *testing.T) {
 	for how, lose := range away {
 		t.Run(how, func(t *testing.T) {
-			a := newApart(t, lose, "timeo=1")
+			a := newApart(t, lose)
 			a.look()
 			shell := func(text string) []string { return []string{"sh", "-c", text, "sh", a.mnt} }
 			writer := a.command("sh", shell(`exec cat /dev/zero >"$1/big"`)[1:]...)
@@ -346,19 +346,29 @@ func (a *apart) ends(cmd *exec.Cmd, sig syscall.Signal) {
 	}
 }
 
-// waiting wants status to tell of so many requests that wait.
+// waiting wants status to tell of so many requests that wait, and since when.
 func (a *apart) waiting(n int) {
 	a.t.Helper()
-	var out string
+	var d struct {
+		Waiting []struct {
+			Count int
+			Since time.Time
+		}
+	}
 	if !eventually(patience, func() bool {
 		text, _ := a.command("rpycfs", "status", "--json", a.mnt).Output()
-		out = string(text)
-		return strings.Count(out, `"since"`) >= 3 && strings.Contains(out, `"waiting":[`)
+		d.Waiting = nil
+		must(a.t, json.Unmarshal(text, &d))
+		left := n
+		for _, w := range d.Waiting {
+			if !w.Since.IsZero() {
+				left -= w.Count
+			}
+		}
+		return left <= 0
 	}) {
-		a.t.Errorf("status does not tell what waits: %s", out)
+		a.t.Errorf("status tells of %+v, and not of %d requests that wait", d.Waiting, n)
 	}
-	text, _ := a.command("rpycfs", "status", a.mnt).Output()
-	a.t.Logf("%s", text)
 }
 
 // TestUmountApart: unmounting works while the server is away, and the process behind the

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What these tests wait for happens while the link is down, and it comes up again only
@@ -150,7 +152,7 @@ func (a *apart) inProcess() {
 func TestSoft(t *testing.T) {
 	for how, lose := range away {
 		t.Run(how, func(t *testing.T) {
-			a := newApart(t, lose, "soft", "timeo=3")
+			a := newApart(t, lose, "soft", "timeo=5")
 			f, err := os.Create(a.path("open"))
 			must(t, err)
 			defer f.Close()
@@ -186,6 +188,59 @@ func TestSoft(t *testing.T) {
 			}
 			t.Logf("%v after the link", time.Since(back).Round(time.Millisecond))
 			a.same()
+		})
+	}
+}
+
+// TestSoftMapped: on a soft mount a page that a program touches is waited for, because it
+// would be killed; what it has stored into a mapping and cannot be written is told by
+// msync and status.
+func TestSoftMapped(t *testing.T) {
+	for how, lose := range away {
+		t.Run(how, func(t *testing.T) {
+			a := newApart(t, lose, "soft", "timeo=4")
+			open := func(name string) []byte {
+				f, err := os.OpenFile(a.path(name), os.O_RDWR, 0)
+				must(t, err)
+				defer f.Close()
+				b, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+				must(t, err)
+				t.Cleanup(func() { _ = unix.Munmap(b) })
+				return b
+			}
+			cold, warm := open("other/file0"), open("other/file1")
+			warm[0] = 'x'
+			must(t, unix.Msync(warm, unix.MS_SYNC))
+			a.look()
+			a.link(false)
+			touched := make(chan byte, 1)
+			go func() { touched <- cold[0] }()
+			warm[0] = 'y'
+			if err := unix.Msync(warm, unix.MS_SYNC); err == nil {
+				t.Error("msync has succeeded without the server")
+			} else {
+				t.Logf("msync: %v", err)
+			}
+			if _, err := os.ReadFile(a.path("other/file2")); !errors.Is(err, syscall.ETIMEDOUT) {
+				t.Errorf("read: %v", err)
+			}
+			select {
+			case b := <-touched:
+				t.Errorf("a page without the server: %c", b)
+			default:
+			}
+			if out, _ := a.command("rpycfs", "status", a.mnt).Output(); !strings.Contains(string(out), "NOT WRITTEN: ") {
+				t.Errorf("status does not tell what was not written:\n%s", out)
+			}
+			a.link(true)
+			select {
+			case b := <-touched:
+				if b != 'o' {
+					t.Errorf("a page with the server: %c", b)
+				}
+			case <-time.After(patience):
+				t.Error("a page does not come though the server is back")
+			}
 		})
 	}
 }
@@ -233,7 +288,7 @@ func listing(dir string) string {
 func TestHard(t *testing.T) {
 	for how, lose := range away {
 		t.Run(how, func(t *testing.T) {
-			a := newApart(t, lose, "timeo=1")
+			a := newApart(t, lose)
 			a.look()
 			shell := func(text string) []string { return []string{"sh", "-c", text, "sh", a.mnt} }
 			writer := a.command("sh", shell(`exec cat /dev/zero >"$1/big"`)[1:]...)
@@ -291,19 +346,29 @@ func (a *apart) ends(cmd *exec.Cmd, sig syscall.Signal) {
 	}
 }
 
-// waiting wants status to tell of so many requests that wait.
+// waiting wants status to tell of so many requests that wait, and since when.
 func (a *apart) waiting(n int) {
 	a.t.Helper()
-	var out string
+	var d struct {
+		Waiting []struct {
+			Count int
+			Since time.Time
+		}
+	}
 	if !eventually(patience, func() bool {
 		text, _ := a.command("rpycfs", "status", "--json", a.mnt).Output()
-		out = string(text)
-		return strings.Count(out, `"since"`) >= 3 && strings.Contains(out, `"waiting":[`)
+		d.Waiting = nil
+		must(a.t, json.Unmarshal(text, &d))
+		left := n
+		for _, w := range d.Waiting {
+			if !w.Since.IsZero() {
+				left -= w.Count
+			}
+		}
+		return left <= 0
 	}) {
-		a.t.Errorf("status does not tell what waits: %s", out)
+		a.t.Errorf("status tells of %+v, and not of %d requests that wait", d.Waiting, n)
 	}
-	text, _ := a.command("rpycfs", "status", a.mnt).Output()
-	a.t.Logf("%s", text)
 }
 
 // TestUmountApart: unmounting works while the server is away, and the process behind the

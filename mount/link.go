@@ -88,8 +88,8 @@ func (l *link) fails() bool {
 // expired reports whether a request that has waited since then has waited long enough
 // on a soft mount. That the daemon is slow is no reason: it has to be silent as well.
 func (l *link) expired(since, now time.Time) bool {
-	quiet := l.peer.Quiet() // pings it, too
-	if now.Sub(since) < l.timeo || quiet < l.timeo/4 {
+	quiet := l.peer.Quiet()                                       // pings it, too
+	if now.Sub(since) < l.timeo-l.timeo/32 || quiet < l.timeo/4 { // by then it is answered
 		return false
 	}
 	l.failing.Store(max(1, int64(now.Sub(l.made))))

@@ -170,7 +170,7 @@ func (r *request) judge(now time.Time) (next time.Duration) {
 				r.leaveNow() // the lock is given back behind it
 			}
 		}
-		if now.Sub(r.interrupted) > interruptGrace {
+		if now.Sub(r.interrupted) > 10*glance {
 			next = patience
 		}
 	}
@@ -189,7 +189,7 @@ func (r *request) judge(now time.Time) (next time.Duration) {
 			r.giveUp(errTimedOut)
 			r.leaveNow()
 		}
-		next = min(next, max(l.timeo/32, time.Millisecond))
+		next = min(next, max(l.timeo/64, time.Millisecond))
 	}
 	return next
 }

@@ -31,6 +31,9 @@ type Client struct {
 	pid     int // of the keeper that was started last
 	closed  bool
 	reading sync.WaitGroup
+
+	goingMu sync.Mutex // taken after mu
+	going   map[uint64][]func()
 }
 
 // Connect finds the keeper that serves a socket, or prepares to start one with the first
@@ -38,7 +41,7 @@ type Client struct {
 // Run. It returns what the keeper that was there holds; the caller owns those. Only one
 // process at a time may do this for a socket.
 func Connect(path string, command []string, log *slog.Logger) (*Client, map[uint64]int, error) {
-	c := &Client{path: path, command: command, log: log, held: make(map[uint64]int)}
+	c := &Client{path: path, command: command, log: log, held: make(map[uint64]int), going: make(map[uint64][]func())}
 	conn, err := dial(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return c, nil, nil
@@ -96,7 +99,7 @@ func takeAll(conn *net.UnixConn) (map[uint64]int, error) {
 func (c *Client) use(conn *net.UnixConn) {
 	c.conn = conn
 	c.reading.Go(func() {
-		_, _, _, err := receive(conn)
+		err := c.read(conn)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.closed || c.conn != conn {
@@ -108,11 +111,54 @@ func (c *Client) use(conn *net.UnixConn) {
 	})
 }
 
+// read hears what the keeper has let go, until that is gone.
+func (c *Client) read(conn *net.UnixConn) error {
+	for {
+		op, key, _, err := receive(conn)
+		if err != nil {
+			return err
+		}
+		if op == opDrop {
+			c.gone(key)
+		}
+	}
+}
+
+// gone does what was to follow a descriptor's end at the keeper.
+func (c *Client) gone(key uint64) {
+	c.goingMu.Lock()
+	list := c.going[key]
+	var then func()
+	switch len(list) {
+	case 0:
+	case 1:
+		then = list[0]
+		delete(c.going, key)
+	default:
+		then = list[0]
+		c.going[key] = list[1:]
+	}
+	c.goingMu.Unlock()
+	if then != nil {
+		then()
+	}
+}
+
 // drop gives the connection up. mu is held.
 func (c *Client) drop() {
-	if c.conn != nil {
-		c.conn.Close()
-		c.conn = nil
+	if c.conn == nil {
+		return
+	}
+	c.conn.Close()
+	c.conn = nil
+	c.goingMu.Lock()
+	going := c.going
+	c.going = make(map[uint64][]func())
+	c.goingMu.Unlock()
+	for _, list := range going {
+		for _, then := range list {
+			then()
+		}
 	}
 }
 
@@ -184,20 +230,26 @@ func (c *Client) Keep(key uint64, fd int) {
 	}
 }
 
-// Drop has a descriptor let go. The caller closes its own afterwards.
-func (c *Client) Drop(key uint64) {
+// Drop has a descriptor let go, and then calls a function, which closes the caller's own:
+// so it is this process, not the keeper, that closes the file in the end. It does not
+// wait for that.
+func (c *Client) Drop(key uint64, then func()) {
 	if c == nil {
+		then()
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.held[key]; !ok {
+	_, held := c.held[key]
+	delete(c.held, key)
+	if !held || c.conn == nil || c.closed {
+		then()
 		return
 	}
-	delete(c.held, key)
-	if c.conn != nil && !c.closed {
-		c.tell(opDrop, key, -1)
-	}
+	c.goingMu.Lock()
+	c.going[key] = append(c.going[key], then)
+	c.goingMu.Unlock()
+	c.tell(opDrop, key, -1)
 }
 
 // tell sends a packet; where that fails the keeper is gone. mu is held.

@@ -5,7 +5,7 @@
 // Messages are packets of 9 bytes: what, and a key of the other process's choice.
 //
 //	'K' key, with a descriptor   keep it (to the keeper), or here it is (from it)
-//	'D' key                      let it go
+//	'D' key                      let it go, or (from it) it has been
 //	'A' 0                        give me all; answered by as many 'K', then 'E' 0
 //
 // One process is served at a time, in the order in which they connect. What one has sent
@@ -19,6 +19,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,6 +63,9 @@ func Run(l *net.UnixListener, patience time.Duration) error {
 func serve(conn *net.UnixConn, held map[uint64]int) {
 	for {
 		op, key, fd, err := receive(conn)
+		if errors.Is(err, syscall.ECONNRESET) {
+			continue // it died before it heard all; what it had sent is still there
+		}
 		if err != nil {
 			return
 		}
@@ -72,6 +76,7 @@ func serve(conn *net.UnixConn, held map[uint64]int) {
 			fd = -1
 		case op == opDrop:
 			drop(held, key)
+			_ = send(conn, opDrop, key, -1) // who is dead may have sent more
 		case op == opAll:
 			for key, fd := range held {
 				if send(conn, opKeep, key, fd) != nil {

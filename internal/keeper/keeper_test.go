@@ -88,7 +88,9 @@ func TestKeep(t *testing.T) {
 		f := removed(t, fmt.Sprint("content ", key))
 		c.Keep(key, int(f.Fd()))
 		if key%3 == 0 {
-			c.Drop(key)
+			wait := make(chan struct{})
+			c.Drop(key, func() { close(wait) })
+			<-wait
 		}
 	}
 	c.Close()
@@ -106,8 +108,7 @@ func TestKeep(t *testing.T) {
 		if err != nil || string(text) != "content "+strconv.FormatUint(key, 10) {
 			t.Errorf("key %d: %q, %v", key, text, err)
 		}
-		c.Drop(key)
-		f.Close()
+		c.Drop(key, func() { f.Close() })
 	}
 	c.Close()
 	gone(t, path) // it has nothing to keep
@@ -134,8 +135,7 @@ func TestKeeperKilled(t *testing.T) {
 		t.Errorf("the new keeper has %v", found)
 	}
 	for key, fd := range found {
-		c.Drop(key)
-		unix.Close(fd)
+		c.Drop(key, func() { unix.Close(fd) })
 	}
 	c.Close()
 	gone(t, path)
@@ -146,6 +146,37 @@ func TestPatience(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	c, _ := connect(t, path, 10*time.Millisecond)
 	c.Keep(1, int(removed(t, "x").Fd()))
+	c.Close()
+	for end := time.Now().Add(20 * time.Second); unix.Kill(c.keeper(), 0) == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the keeper does not end")
+		}
+	}
+}
+
+// TestDeaf: what a process has sent before it died counts, also if it has not heard what
+// it was told.
+func TestDeaf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	c, _ := connect(t, path, time.Minute)
+	c.Keep(1000, int(removed(t, "x").Fd()))
+	c.mu.Lock()
+	conn := c.conn
+	for key := range uint64(50) {
+		must(t, send(conn, opKeep, key, int(removed(t, "x").Fd())))
+		must(t, send(conn, opDrop, key, -1))
+	}
+	must(t, send(conn, opKeep, 50, int(removed(t, "x").Fd())))
+	c.drop()
+	c.closed = true
+	c.mu.Unlock()
+	c, found := connect(t, path, time.Minute)
+	if len(found) != 2 {
+		t.Errorf("kept: %v", found)
+	}
+	for key, fd := range found {
+		c.Drop(key, func() { unix.Close(fd) })
+	}
 	c.Close()
 	gone(t, path)
 }

@@ -110,10 +110,7 @@ func (s *Session) finish(h *handle) {
 	if t := h.locks.Load(); t != nil {
 		t.dismiss(h, syscall.EBADF, false)
 	}
-	s.e.unput(h.cell)
-	if h.f != nil {
-		h.f.Close()
-	}
+	s.e.unput(h.cell, h.f)
 	s.e.handles.Add(-1)
 	if h.writes {
 		s.e.closed(s, h.r.n)
@@ -209,9 +206,8 @@ func (s *Session) settle(c call, num fsproto.Handle, n *node, f *beneath.File, w
 	if s.closed || r == nil {
 		delete(s.handles, num)
 		s.mu.Unlock()
-		s.e.unput(cell)
+		s.e.unput(cell, f)
 		s.e.handles.Add(-1)
-		f.Close()
 		s.e.release(n)
 		if r == nil {
 			return syscall.ESTALE // forgotten while it was being opened

@@ -76,9 +76,8 @@ func (f *lockFile) close(s *Session) {
 			if err := f.set(everything, false); err != nil {
 				s.log.Error("cannot unlock a file", "err", err)
 			}
-			s.e.unput(f.cell)
 		}
-		f.f.Close()
+		s.e.unput(f.cell, f.f)
 		s.locks.dropFile()
 		return
 	}

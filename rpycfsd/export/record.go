@@ -258,14 +258,20 @@ func (e *Export) put(kind uint8, m rpc.Message, f *beneath.File) mapped.Cell {
 	return cell
 }
 
-// unput gives a record up, and its descriptor at the keeper; the caller closes its own
-// afterwards.
-func (e *Export) unput(cell mapped.Cell) {
+// unput gives a record up, with the keeper's descriptor, and then closes f, which may be
+// nil.
+func (e *Export) unput(cell mapped.Cell, f *beneath.File) {
+	then := func() {
+		if f != nil {
+			f.Close()
+		}
+	}
 	if cell.IsZero() {
+		then()
 		return
 	}
 	cell.Free()
-	e.cfg.Keep.Keeper.Drop(cell.ID())
+	e.cfg.Keep.Keeper.Drop(cell.ID(), then)
 }
 
 // record stores a node, in place of its earlier record. mu is held.

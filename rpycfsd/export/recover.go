@@ -153,8 +153,7 @@ func (r *Recovery) Close() {
 		}
 	}
 	for key, fd := range r.kept {
-		r.e.cfg.Keep.Keeper.Drop(key)
-		unix.Close(fd)
+		r.e.cfg.Keep.Keeper.Drop(key, func() { unix.Close(fd) })
 	}
 }
 

@@ -173,7 +173,7 @@ func (s *Session) probe(what string) {
 	for start := time.Now(); ; {
 		asked := time.Since(start) > settle
 		switch {
-		case asked && !s.peer.Connected():
+		case asked && s.peer.Turns()%2 == 0: // none, or one that is being opened
 			select {
 			case s.wake <- struct{}{}:
 			default:

@@ -13,6 +13,4 @@
 //	RPYCFS_HISTORY_FAULTS=D  the same while they are stopped and cut off (5s); from 1m on
 //	                         some faults last longer than the daemon waits for a client
 //	RPYCFS_HISTORY_SEED=N    what these do (different each time, and printed)
-//	RPYCFS_HISTORY_VIOLATION=1  they must see something wrong, within RPYCFS_HISTORY (1m)
-//	RPYCFS_BREAK_RECALL=…    the same, and passed on to the daemon
 package e2e

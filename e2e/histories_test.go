@@ -23,8 +23,8 @@ const (
 	grace = time.Second
 	// recallTimeout is how long a client that does not answer keeps others waiting.
 	recallTimeout = 10 * time.Second
-	// breakRecall is for the daemon: it then leaves out a recall now and then.
-	breakRecall = "RPYCFS_BREAK_RECALL"
+	// workers is how many work at once at most.
+	workers = 6
 )
 
 // histories is a daemon with mounts, each of them behind a proxy of its own, and
@@ -35,9 +35,11 @@ type histories struct {
 	seed    uint64
 	mounts  []history.Client
 	proxies []*proxy
+	loaders []*history.Loader
 
+	broken  bool // the daemon is: violations are looked for
 	rounds  int
-	found   map[string]bool // kinds of violations
+	found   map[string]int // violations by kind
 	outages outages
 }
 
@@ -45,13 +47,10 @@ type histories struct {
 func newHistories(t *testing.T, while time.Duration, owners bool) *histories {
 	t.Helper()
 	h := &histories{
-		world: newWorldFor(t, while+8*time.Minute), found: make(map[string]bool),
+		world: newWorldFor(t, while+8*time.Minute), found: make(map[string]int),
 		seed: uint64(setting(t, "RPYCFS_HISTORY_SEED", int(time.Now().UnixNano()%1e9)+1)),
 	}
 	t.Logf("RPYCFS_HISTORY_SEED=%d", h.seed)
-	if v, ok := os.LookupEnv(breakRecall); ok {
-		h.environ = append(h.environ, breakRecall+"="+v)
-	}
 	var options []string
 	if owners {
 		h.serveOwners()
@@ -65,9 +64,15 @@ func newHistories(t *testing.T, while time.Duration, owners bool) *histories {
 		p := newProxy(t, h.port, false)
 		h.mountAt(p.port, "/", dir, options...)
 		h.proxies = append(h.proxies, p)
-		h.mounts = append(h.mounts, history.Client{Number: i + 1, Dir: dir, Workers: 2, Steps: 60, Pause: 4 * time.Millisecond})
+		h.mounts = append(h.mounts, history.Client{Number: i + 1, Dir: dir, Workers: workers / 3, Steps: 60, Pause: 4 * time.Millisecond})
 	}
 	t.Cleanup(func() { sweep(t, h.dir) }) // before the proxies end
+	for range workers {
+		l, err := history.NewLoader()
+		must(t, err)
+		t.Cleanup(func() { must(t, l.Close()) })
+		h.loaders = append(h.loaders, l)
+	}
 	h.clock = history.NewClock()
 	return h
 }
@@ -92,16 +97,17 @@ func (h *histories) run(t *testing.T, while time.Duration, round history.Round) 
 	began, ops := h.rounds, 0
 	for end := time.Now().Add(while); ; {
 		h.rounds++
+		round.Loaders = h.loaders
 		round.Clock, round.Name, round.Seed = h.clock, fmt.Sprintf("r%d", h.rounds), h.seed+uint64(h.rounds)<<32
 		log, err := round.Run()
 		must(t, err)
 		ops += log.Count()
 		h.check(t, round.Name, log)
-		if time.Now().After(end) || h.satisfied() {
+		if time.Now().After(end) || h.broken && h.certain() {
 			break
 		}
 	}
-	t.Logf("%d rounds, %d operations", h.rounds-began, ops)
+	t.Logf("%d rounds, %d operations; violations: %v", h.rounds-began, ops, h.found)
 }
 
 // check reports what is wrong with a round.
@@ -110,12 +116,11 @@ func (h *histories) check(t *testing.T, round string, log *history.Log) {
 	outages := h.outages.list()
 	violations, failures := log.Check(outages...)
 	for _, v := range violations {
-		if h.found[v.Kind()] {
+		if h.found[v.Kind()]++; h.found[v.Kind()] > 1 {
 			continue
 		}
-		h.found[v.Kind()] = true
 		report := t.Errorf
-		if expected(t) > 0 || rare(v) {
+		if h.broken || rare(v) {
 			report = t.Logf
 		}
 		report("%v after the start, round %s, seed %d: %s", h.clock.Now().Round(time.Millisecond), round, h.seed, v)
@@ -134,18 +139,6 @@ func (h *histories) check(t *testing.T, round string, log *history.Log) {
 func rare(v *history.Violation) bool {
 	asked := os.Getenv("RPYCFS_HISTORY") != "" || os.Getenv("RPYCFS_HISTORY_FAULTS") != ""
 	return !asked && strings.HasPrefix(v.Object, "content ")
-}
-
-// satisfied tells whether a violation was expected and has been found.
-func (h *histories) satisfied() bool { return expected(h.t) > 0 && len(h.found) > 0 }
-
-// expected is the time within which a violation has to be found; 0 if there must
-// be none.
-func expected(t testing.TB) time.Duration {
-	if os.Getenv("RPYCFS_HISTORY_VIOLATION") == "" && os.Getenv(breakRecall) == "" {
-		return 0
-	}
-	return lasting(t, "RPYCFS_HISTORY", time.Minute)
 }
 
 // lasting is a time from the environment.
@@ -168,17 +161,12 @@ func lasting(t testing.TB, name string, otherwise time.Duration) time.Duration {
 func TestHistories(t *testing.T) {
 	needFUSE(t)
 	while := lasting(t, "RPYCFS_HISTORY", 5*time.Second)
-	if d := expected(t); d > 0 {
-		h := newHistories(t, d, false)
-		h.run(t, d, history.Round{Clients: h.mounts})
-		if len(h.found) == 0 {
-			t.Errorf("no violation within %v", d)
-		}
-		return
-	}
 	h := newHistories(t, while, false)
 	t.Run("mounts", func(t *testing.T) {
-		h.run(t, while*2/5, history.Round{Clients: h.mounts})
+		h.run(t, while/5, history.Round{Clients: h.mounts})
+	})
+	t.Run("contents", func(t *testing.T) {
+		h.run(t, while/5, history.Round{Clients: h.mounts, Contents: true})
 	})
 	t.Run("server", func(t *testing.T) {
 		h.run(t, while*2/5, history.Round{Clients: h.withServer(), Grace: grace})
@@ -190,6 +178,33 @@ func TestHistories(t *testing.T) {
 		h := newHistories(t, while, true)
 		h.run(t, while/5, history.Round{Clients: h.mounts, Owners: true})
 	})
+}
+
+// TestBrokenRecall: a daemon that forgets one recall in fifty is found out, within a
+// minute.
+func TestBrokenRecall(t *testing.T) {
+	needFUSE(t)
+	right := bin
+	broken := t.TempDir()
+	must(t, build(broken, "-tags=brokenrecall"))
+	bin = broken
+	defer func() { bin = right }()
+	h := newHistories(t, time.Minute, false)
+	h.broken = true
+	h.run(t, time.Minute, history.Round{Clients: h.mounts})
+	if !h.certain() {
+		t.Errorf("within a minute nothing but %v", h.found)
+	}
+}
+
+// certain reports whether something has been found that a right daemon never shows.
+func (h *histories) certain() bool {
+	for kind := range h.found {
+		if !strings.HasPrefix(kind, "content") {
+			return true
+		}
+	}
+	return false
 }
 
 // withServer are the mounts, slowed down so that most of what they do comes after

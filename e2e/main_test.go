@@ -7,12 +7,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"github.com/rpycfs/rpycfs/internal/history"
 )
 
 // bin is the directory of the programs under test.
 var bin string
 
 func TestMain(m *testing.M) {
+	history.ServeLoader()
 	if os.Getenv(workerEnv) != "" {
 		os.Exit(workerMain())
 	}
@@ -50,12 +53,12 @@ func run(m *testing.M) int {
 }
 
 // build builds the programs into dir, with the race detector if the tests have it.
-func build(dir string) error {
+func build(dir string, flags ...string) error {
 	args := []string{"build", "-buildvcs=false", "-o", dir + string(filepath.Separator)}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
-	cmd := exec.Command("go", append(args, "../cmd/...")...)
+	cmd := exec.Command("go", append(append(args, flags...), "../cmd/...")...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("building the programs: %w", err)

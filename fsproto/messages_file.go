@@ -45,7 +45,18 @@ func (m *OpenReq) Fields(c *rpc.Codec) {
 }
 
 // OpenRes answers an open with the attributes after it.
-type OpenRes = AttrRes
+type OpenRes struct {
+	Attr Attr
+	// Shared says that this session and others have the file open and one of them may
+	// write: reads and writes are not to be answered from a cache.
+	Shared bool
+}
+
+// Fields lists the fields of m.
+func (m *OpenRes) Fields(c *rpc.Codec) {
+	m.Attr.Fields(c)
+	c.Bool(&m.Shared)
+}
 
 // CreateReq creates entry Name of Parent as a regular file and opens it; without
 // OpenExclusive an existing one is opened. The effective mode is Mode &^ Umask,

@@ -132,12 +132,12 @@ func (fs *FS) openHere(id fsproto.Node, flags uint32) (here bool) {
 }
 
 // granted notes that the daemon has granted an open, by a reply that tells of a lease.
-func (fs *FS) granted(id fsproto.Node, flags uint32, a *fsproto.Attr) {
+func (fs *FS) granted(id fsproto.Node, flags uint32, res *fsproto.OpenRes) {
 	bit := opening(flags)
 	if fs.leases == nil || fs.creds != nil || bit == 0 {
 		return
 	}
-	valid := fs.leases.valid(id, a.Lease)
+	valid := fs.leases.valid(id, res.Attr.Lease) && !res.Shared
 	fs.nodes.update(id, func(n *node) {
 		if !n.seen.leased || !valid {
 			n.may = 0

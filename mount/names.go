@@ -79,6 +79,8 @@ func eachAttr(res any, f func(*fsproto.Attr)) {
 	switch res := res.(type) {
 	case *fsproto.AttrRes:
 		f(&res.Attr)
+	case *fsproto.OpenRes:
+		f(&res.Attr)
 	case *fsproto.EntryRes:
 		f(&res.Entry.Attr)
 	case *fsproto.CreateRes:

@@ -39,9 +39,11 @@ func openFlags(flags uint32) (uint32, fuse.Status) {
 // kernelFlags says how the kernel shall treat an open file.
 //
 // Appending goes around its cache: the kernel would place the data by the size
-// that it remembers. Without write access there is nothing to flush but locks.
-func (fs *FS) kernelFlags(flags uint32) (out uint32) {
-	if flags&(syscall.O_APPEND|syscall.O_DIRECT) != 0 {
+// that it remembers. So does who shares a file with another client that may write: no
+// call back can make the kernel's cache right for a read that is under way. Without
+// write access there is nothing to flush but locks.
+func (fs *FS) kernelFlags(flags uint32, shared bool) (out uint32) {
+	if shared || flags&(syscall.O_APPEND|syscall.O_DIRECT) != 0 {
 		out |= fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	}
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY && fs.locks == nil {
@@ -51,10 +53,11 @@ func (fs *FS) kernelFlags(flags uint32) (out uint32) {
 }
 
 // opened records an open file and fills in what the kernel is told. If the daemon is
-// not told of it before it has to be, req is what it is to be told.
-func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, req *fsproto.OpenReq, out *fuse.OpenOut) {
+// not told of it before it has to be, req is what it is to be told. shared is what it
+// has said of the file.
+func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, shared bool, req *fsproto.OpenReq, out *fuse.OpenOut) {
 	out.Fh = uint64(h)
-	out.OpenFlags = fs.kernelFlags(flags)
+	out.OpenFlags = fs.kernelFlags(flags, shared)
 	fs.nodes.opened(node, 1)
 	fs.handles.addFile(h, &file{
 		node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0, late: late{req: req, op: fsproto.Open},
@@ -77,7 +80,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	}
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: flags}
 	if fs.openHere(req.Node, flags) {
-		fs.opened(req.Handle, req.Node, in.Flags, &req, out)
+		fs.opened(req.Handle, req.Node, in.Flags, false, &req, out)
 		if fs.stillHere(req.Node) {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 			return fuse.OK
@@ -103,12 +106,12 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		return fuse.Status(syscall.ESTALE)
 	}
 	fs.refresh(req.Node, &res.Attr)
-	fs.opened(req.Handle, req.Node, in.Flags, nil, out)
+	fs.opened(req.Handle, req.Node, in.Flags, res.Shared, nil, out)
 	if flags&fsproto.OpenTruncate == 0 {
 		if fs.keeps(req.Node, &res.Attr) {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 		}
-		fs.granted(req.Node, flags, &res.Attr)
+		fs.granted(req.Node, flags, &res)
 	}
 	return fuse.OK
 }
@@ -146,7 +149,7 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 	if st := fs.introduce(&out.EntryOut, &res.Entry, false, req.Parent, name, res.Parent.Lease); !st.Ok() {
 		return st
 	}
-	fs.opened(req.Handle, res.Entry.Node, in.Flags, nil, &out.OpenOut)
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, false, nil, &out.OpenOut)
 	return fuse.OK
 }
 
@@ -169,19 +172,32 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 	if st := fs.introduce(&out.EntryOut, &res.Entry, false, req.Parent, "", 0); !st.Ok() {
 		return st
 	}
-	fs.opened(req.Handle, res.Entry.Node, in.Flags, nil, &out.OpenOut)
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, false, nil, &out.OpenOut)
 	return fuse.OK
 }
 
-// shortReads is how often a read is tried that comes to the end of a file which somebody
-// is changing: if the kernel believes that the file is longer, it takes what is missing
-// for zeros.
-const shortReads = 3
+// unleased is how often a read is tried for the kernel's cache while others are changing
+// the file: pages that come without a lease are believed until they have been dropped,
+// and if the kernel believes that the file is longer, it takes what is missing for
+// zeros.
+const unleased = 5
+
+// wholePages reports whether a read can be for the kernel's cache. Mappings of a file that
+// is open without it come by it all the same.
+func wholePages(in *fuse.ReadIn) bool {
+	const page = 4096
+	return in.Offset%page == 0 && in.Size%page == 0
+}
 
 // Read reads from the connection straight into the buffer that go-fuse writes
 // to the kernel.
 func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	defer fs.nodes.reading(fsproto.Node(in.NodeId))()
+	node := fsproto.Node(in.NodeId)
+	f := fs.handles.file(in.Fh)
+	cached := f == nil || !f.direct || wholePages(in)
+	if cached {
+		defer fs.nodes.reading(node)()
+	}
 	clock := fs.nodes.clock.read()
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
 	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}
@@ -189,7 +205,7 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	ctx := begin(cancel, &in.InHeader, &fsproto.Read.Info)
 	defer ctx.end()
 	calling(&in.InHeader)
-	err := fs.sizes.wait(ctx, fsproto.Node(in.NodeId))
+	err := fs.sizes.wait(ctx, node)
 	if err == nil {
 		err = fs.toldOf(ctx, in.Fh)
 	}
@@ -197,18 +213,18 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 		return nil, errno(err)
 	}
 	var n int
-	for range shortReads {
+	for range unleased {
 		if n, err = rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]}); err != nil {
 			return nil, errno(err)
 		}
-		if n == size || fs.leases == nil || fs.leases.valid(fsproto.Node(in.NodeId), res.Attr.Lease) {
+		if !cached || fs.leases == nil || fs.leases.holds(node, res.Attr.Lease) {
 			break
 		}
 		time.Sleep(afterwards)
 	}
-	fs.leases.keep(fsproto.Node(in.NodeId), &res.Attr, clock)
-	if fs.leases != nil && !fs.leases.holds(fsproto.Node(in.NodeId), res.Attr.Lease) {
-		fs.notices.invalidate(fsproto.Node(in.NodeId)) // nobody would call back for these pages
+	fs.leases.keep(node, &res.Attr, clock)
+	if cached && fs.leases != nil && !fs.leases.holds(node, res.Attr.Lease) {
+		fs.notices.invalidate(node) // nobody would call back for these pages
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
@@ -246,8 +262,9 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 		return 0, st
 	}
 	switch {
-	case f.direct && req.Flags&fsproto.WriteAppend != 0:
-		fs.drop(f.node) // the kernel is about to move the end of the file
+	case f.direct && in.WriteFlags&fuse.WRITE_CACHE == 0:
+		// What mappings have read meanwhile; and the kernel may be about to move the end.
+		fs.drop(f.node)
 	case at != in.Offset && n > 0:
 		fs.notices.invalidate(f.node) // somebody else's data lies where the kernel put this
 	}

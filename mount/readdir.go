@@ -84,7 +84,7 @@ func (fs *FS) openDir(cancel <-chan struct{}, in *fuse.OpenIn, req fsproto.OpenR
 		out.OpenFlags |= fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 	}
 	fs.nodes.update(req.Node, func(n *node) { n.seen.leased = leased })
-	fs.granted(req.Node, req.Flags, &res.Attr)
+	fs.granted(req.Node, req.Flags, &res)
 	return fuse.OK
 }
 

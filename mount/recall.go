@@ -27,9 +27,9 @@ const (
 	// arriving is how long ago the kernel may have been told of a node that it does
 	// not know: the reply can still be on its way to it.
 	arriving = 100 * time.Millisecond
-	// again is how often pages of open files are dropped once more at most, afterwards
-	// later each time.
-	again      = 20
+	// settling is how long requests under way are waited for.
+	settling = 5 * time.Millisecond
+	// afterwards is how long it is waited between two looks.
 	afterwards = 100 * time.Microsecond
 )
 
@@ -70,6 +70,9 @@ func (r *recalling) node(n *fsproto.Recalled) {
 		if n.What&fsproto.RecallData != 0 || fs.nodes.isDir(n.Node) {
 			off = 0
 		}
+		// The kernel passes over attributes in replies that come after this.
+		fs.notices.drop(n.Node, attrOnly)
+		fs.settle(n.Node)
 		r.within(func() { fs.dropKnown(n.Node, off) })
 	}
 	switch {
@@ -142,37 +145,27 @@ func (r *recalling) within(notify func()) bool {
 	}
 }
 
+// settle waits until reads and questions for attributes of a node that are under way have
+// been answered, if they are soon. What they bring is of before the recall: a read whose
+// pages were dropped meanwhile could find the file shorter, and be filled up with zeros,
+// and one that waits for attributes would go by the old size if they are passed over.
+func (fs *FS) settle(id fsproto.Node) {
+	for end := time.Now().Add(settling); time.Now().Before(end); time.Sleep(afterwards) {
+		if s := fs.nodes.seen(id); s.asking == 0 && s.reading == 0 {
+			return
+		}
+	}
+}
+
 // dropKnown drops a node. The kernel passes over one that it does not know; if it was
-// told of it a moment ago, the reply may not have got there. And it passes over pages
-// that somebody is copying from, and over attributes in a reply that comes after the
-// notification: a read that waits for them would go by an old size. So requests for
-// attributes that are under way end first, if they can, and pages are dropped
-// again while the file is open. Reads
-// that are under way end first, if they can: what they bring is of before the recall, and
-// a reply that has become shorter would be filled up with zeros.
+// told of it a moment ago, the reply may not have got there.
 func (fs *FS) dropKnown(id fsproto.Node, off int64) {
 	s := fs.nodes.seen(id)
-	for range again {
-		if s.asking == 0 && s.reading == 0 {
-			break
-		}
-		time.Sleep(afterwards)
-		s = fs.nodes.seen(id)
-	}
 	for fs.notices.drop(id, off) == fuse.ENOENT && fs.nodes.toldWithin(id, arriving) {
 		time.Sleep(afterwards)
 	}
 	if off == attrOnly {
 		return
-	}
-	for i := range again {
-		now := fs.nodes.seen(id)
-		if now.reads == s.reads && now.reading == 0 && (i >= 2 || !fs.nodes.isOpen(id)) {
-			break
-		}
-		s = now
-		time.Sleep(afterwards)
-		fs.notices.drop(id, off)
 	}
 	fs.nodes.update(id, func(n *node) {
 		if int32(s.reads-n.seen.dropped) > 0 {

@@ -32,12 +32,12 @@ type actor struct {
 	ops    map[string][]Op // by object
 	failed *Failure
 
-	fds     map[string]int // the permanent files, open
-	mapping []byte         // of the mapped one
-	listed  *os.File       // the directory
-	held    []int          // files that keep their inode numbers from being given to others
-	made    int            // names and values so far
-	values  *atomic.Uint32 // of attributes, by all actors
+	fds    map[string]int // the permanent files, open
+	loader *Loader        // maps the mapped one
+	listed *os.File       // the directory
+	held   []int          // files that keep their inode numbers from being given to others
+	made   int            // names and values so far
+	values *atomic.Uint32 // of attributes, by all actors
 }
 
 // open opens what the actor holds open during the round.
@@ -51,7 +51,7 @@ func (a *actor) open() {
 			a.fds[name] = fd
 		}
 		var err error
-		if a.mapping, err = unix.Mmap(a.fds[mapped], 0, contentSize, unix.PROT_READ, unix.MAP_SHARED); err != nil {
+		if err = a.loader.mapFile(a.path(mapped)); err != nil {
 			return err
 		}
 		a.listed, err = os.Open(a.dir)
@@ -60,9 +60,7 @@ func (a *actor) open() {
 }
 
 func (a *actor) close() {
-	if a.mapping != nil {
-		_ = unix.Munmap(a.mapping)
-	}
+	_ = a.loader.mapFile("")
 	if a.listed != nil {
 		_ = a.listed.Close()
 	}
@@ -81,6 +79,8 @@ func (a *actor) work(steps int, pause time.Duration) {
 			return
 		}
 		switch n := a.rand.IntN(100); {
+		case a.round.Contents:
+			a.content([]string{truncated, mapped}[a.rand.IntN(2)])
 		case n < 45:
 			a.name(names[a.rand.IntN(len(names))])
 		case n < 70:

@@ -6,10 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -201,7 +199,7 @@ func (a *actor) content(name string) {
 		func() { a.one(ReadHeld, object, func() (string, error) { return pread(fd) }) },
 	}
 	if name == mapped {
-		looks = append(looks, func() { a.one(ReadMap, object, a.load) })
+		looks = append(looks, func() { a.one(ReadMap, object, a.loader.load) })
 	} else {
 		looks = append(looks,
 			func() { a.one(Size, object, func() (string, error) { return size(unix.Stat, path) }) },
@@ -226,22 +224,6 @@ func pread(fd int) (string, error) {
 		return "", err
 	}
 	return valueOf(b[:n]), nil
-}
-
-// load reads the first cell of the mapping: one load, which no change can tear.
-// It is done by a system call, because a page that has to be fetched first from a
-// mount that stands still would keep a goroutine, and with it all others, from
-// ever being scheduled again.
-func (a *actor) load() (string, error) {
-	cell := make([]byte, cellSize)
-	local := []unix.Iovec{{Base: &cell[0], Len: cellSize}}
-	remote := []unix.RemoteIovec{{Base: uintptr(unsafe.Pointer(&a.mapping[0])), Len: cellSize}}
-	n, err := unix.ProcessVMReadv(os.Getpid(), local, remote, 0)
-	runtime.KeepAlive(a.mapping)
-	if err == nil && n != cellSize {
-		err = io.ErrUnexpectedEOF
-	}
-	return valueOf(bytes.Repeat(cell, contentSize/cellSize)), err
 }
 
 // size is the size by stat(2) or fstat(2).

@@ -35,6 +35,10 @@ type Round struct {
 	Grace time.Duration
 	// Owners lets files be given away, for which every client must have the right.
 	Owners bool
+	// Contents leaves everything else but the contents of files alone.
+	Contents bool
+	// Loaders are as many as there are workers, or more.
+	Loaders []*Loader
 }
 
 // The objects of a round: names that come and go, a file that is truncated now
@@ -78,7 +82,7 @@ func (r *Round) Run() (*Log, error) {
 	start := make(chan struct{})
 	for _, c := range r.Clients {
 		for w := range c.Workers {
-			a := newActor(r, c, w, values)
+			a := newActor(r, c, w, values, r.Loaders[len(actors)])
 			actors = append(actors, a)
 			ready.Add(1)
 			done.Go(func() {
@@ -208,11 +212,11 @@ func (l *Log) Slowest(outages ...Outage) (slowest Op) {
 	return slowest
 }
 
-func newActor(r *Round, c Client, worker int, values *atomic.Uint32) *actor {
+func newActor(r *Round, c Client, worker int, values *atomic.Uint32, loader *Loader) *actor {
 	id := fmt.Sprintf("%d%c", c.Number, 'a'+worker)
 	return &actor{
 		round: r, client: c.Number, id: id, dir: filepath.Join(c.Dir, r.Name),
 		rand: rand.New(rand.NewPCG(r.Seed, uint64(c.Number)<<8|uint64(worker))),
-		ops:  make(map[string][]Op), fds: make(map[string]int), values: values,
+		ops:  make(map[string][]Op), fds: make(map[string]int), values: values, loader: loader,
 	}
 }

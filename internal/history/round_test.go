@@ -11,7 +11,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	ServeLoader()
+	goleak.VerifyTestMain(m)
+}
 
 // record lets clients work in one plain directory, which shows all of them the
 // same at once.
@@ -22,6 +25,16 @@ func record(t *testing.T, seed uint64, clients ...Client) *Log {
 		clients[i].Dir = dir
 	}
 	r := &Round{Clock: NewClock(), Name: "round", Clients: clients, Seed: seed, Owners: os.Geteuid() == 0}
+	for _, c := range clients {
+		for range c.Workers {
+			l, err := NewLoader()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			r.Loaders = append(r.Loaders, l)
+		}
+	}
 	log, err := r.Run()
 	if err != nil {
 		t.Fatal(err)

@@ -335,7 +335,7 @@ func TestCloseWhileWorking(t *testing.T) {
 		wg.Go(func() {
 			for {
 				req := fsproto.OpenReq{Node: node, Handle: newHandle()}
-				var res fsproto.AttrRes
+				var res fsproto.OpenRes
 				if err := rpc.Call(context.Background(), v.client, fsproto.Open, &req, &res); err != nil {
 					return
 				}

@@ -28,8 +28,11 @@ func (s *Session) beginChange(ctx context.Context, req any, again bool) (*change
 		}
 		c.subject = c.node(req.Node, what, "")
 	case *fsproto.OpenReq:
-		if req.Flags&fsproto.OpenTruncate != 0 {
+		switch {
+		case req.Flags&fsproto.OpenTruncate != 0:
 			c.subject = c.node(req.Node, recallWhole, "")
+		case writes(req.Flags):
+			c.node(req.Node, recallWhole, "") // others are to know that it is shared
 		}
 	case *fsproto.CreateReq:
 		c.dir, c.name = c.node(req.Parent, recallAttr, req.Name), req.Name
@@ -75,11 +78,51 @@ func (s *Session) beginChange(ctx context.Context, req any, again bool) (*change
 			return nil, err
 		}
 	}
-	if err := s.e.leases.await(ctx, s.e.leases.begin(c)); err != nil {
-		c.end()
-		return nil, err
+	waits := s.e.leases.begin(c)
+	for n := 1; ; n++ {
+		if err := s.e.leases.await(ctx, waits); err != nil {
+			c.end()
+			return nil, err
+		}
+		if c.made {
+			return c, nil
+		}
+		waits = s.e.leases.repeat(c, n >= recallRounds)
 	}
-	return c, nil
+}
+
+// recallRounds is how often a change of a file takes back leases before it is made, if
+// they are asked for all the while.
+const recallRounds = 4
+
+// awaitChange returns when no change by others of what a request reads is being made.
+func (s *Session) awaitChange(ctx context.Context, req any) error {
+	var n *node
+	s.mu.Lock()
+	switch req := req.(type) {
+	case *fsproto.ReadReq:
+		if h := s.handles[req.Handle]; h != nil {
+			n = h.r.n
+		}
+	case *fsproto.GetattrReq:
+		if entry := s.numbers[req.Node]; entry != nil {
+			n = entry.r.n
+		}
+	}
+	s.mu.Unlock()
+	if n == nil {
+		return nil
+	}
+	over := s.e.leases.beingChanged(n, s)
+	if over == nil {
+		return nil
+	}
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // end ends a change; nil is none.
@@ -178,13 +221,13 @@ func (s *Session) grantAll(began uint64, changes bool, req, res any) {
 			g.give(req.Node, &res.Attr)
 		case *fsproto.AccessReq:
 			g.give(req.Node, &res.Attr)
-		case *fsproto.OpenReq:
-			g.give(req.Node, &res.Attr)
 		case *fsproto.SetxattrReq:
 			g.give(req.Node, &res.Attr)
 		case *fsproto.RemovexattrReq:
 			g.give(req.Node, &res.Attr)
 		}
+	case *fsproto.OpenRes:
+		g.give(req.(*fsproto.OpenReq).Node, &res.Attr)
 	case *fsproto.LookupRes:
 		g.give(req.(*fsproto.LookupReq).Parent, &res.Parent)
 		if res.Exists {

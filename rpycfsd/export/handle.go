@@ -115,6 +115,7 @@ func (s *Session) finish(h *handle) {
 	if h.writes {
 		s.e.closed(s, h.r.n)
 	}
+	s.e.leases.opened(h.r, h.writes, -1)
 	s.mu.Lock()
 	h.r.opens--
 	nodes := s.dropRef(h.r)
@@ -214,6 +215,7 @@ func (s *Session) settle(c call, num fsproto.Handle, n *node, f *beneath.File, w
 		return errClosed
 	}
 	r.opens++
+	s.e.leases.opened(r, writes, 1)
 	s.handles[num] = &handle{num: num, f: f, r: r, writes: writes, as: c.as, cell: cell, users: 1}
 	s.mu.Unlock()
 	return nil
@@ -334,5 +336,9 @@ func (s *Session) openNode(c call, req *fsproto.OpenReq, res *fsproto.OpenRes, o
 		o.done()
 		return err
 	}
-	return s.settle(c, req.Handle, o.n, f, writes(req.Flags))
+	if err := s.settle(c, req.Handle, o.n, f, writes(req.Flags)); err != nil {
+		return err
+	}
+	res.Shared = s.sharesFile(o.n)
+	return nil
 }

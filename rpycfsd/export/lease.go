@@ -59,16 +59,20 @@ type leased struct {
 	others   uint64    // the clock at the last change by anybody else
 	watched  uint64    // the clock since when changes of it are told; 0: they are not
 	looked   looked    // without having been told of a change
+	handles  int       // of all sessions
+	writers  int       // those open for writing
 	in       *node     // of a file: the directory with its only name; also guarded by Export.mu, and referenced
 }
 
 // lease is what a ref has of leases, guarded by leases.mu.
 type lease struct {
-	num    fsproto.Node // that the client knows the node by; 0: there is no lease
-	at     int          // index in node.holders, if num or recall is set
-	recall *recall      // the last one, while it is not answered
-	busy   int          // changes of the file by this session that are under way
-	missed uint8        // what the session is to be called back for afterwards
+	num     fsproto.Node // that the client knows the node by; 0: there is no lease
+	at      int          // index in node.holders, if num or recall is set
+	recall  *recall      // the last one, while it is not answered
+	handles int32        // of the session
+	writers int32        // those open for writing
+	busy    int          // changes of the file by this session that are under way
+	missed  uint8        // what the session is to be called back for afterwards
 
 	colder, warmer *ref // in the session's list, if num is set
 }
@@ -98,11 +102,33 @@ func (n *node) since(s *Session) uint64 {
 	return n.changed
 }
 
-// contested reports whether others than s are changing n. For a call that changes
-// nothing itself, that is also so if s is changing a file: others may see the change
-// before s has its answer.
+// contested reports whether others than s are changing n. A change of a file that is
+// still waiting for recalls will take back what is given meanwhile. For a call that
+// changes nothing itself, it is also so if s is changing a file: others may see the
+// change before s has its answer.
 func (n *node) contested(s *Session, changes bool) bool {
-	return slices.ContainsFunc(n.changers, func(c *change) bool { return c.s != s || !changes && !n.isDir() })
+	return slices.ContainsFunc(n.changers, func(c *change) bool {
+		if c.s == s {
+			return !changes && !n.isDir()
+		}
+		return c.closed || n.isDir()
+	})
+}
+
+// beingChanged returns what is closed when a change of n by others than s, that is being
+// made now, has been; nil if there is none.
+func (l *leases) beingChanged(n *node, s *Session) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range n.changers {
+		if c.s != s && c.made {
+			if c.over == nil {
+				c.over = make(chan struct{})
+			}
+			return c.over
+		}
+	}
+	return nil
 }
 
 // grant gives the session of r a lease on its node, which it knows as num, and
@@ -187,7 +213,10 @@ func (l *leases) forget(r *ref) {
 type change struct {
 	s       *Session
 	touched []touched
-	skipped []*ref // that were not called back because of a change of their own
+	skipped []*ref        // that were not called back because of a change of their own
+	closed  bool          // leases on files that it changes are not given any more
+	made    bool          // it is being made
+	over    chan struct{} // closed when it has been, if anybody waits for that
 
 	// For telling the others (notice.go). References are held as long as touched has
 	// them; nil is not known.
@@ -196,7 +225,7 @@ type change struct {
 	subject     *node  // what it happens to
 	kind        uint32 // type bits of its mode, if there was an entry
 	replaced    *node  // by a rename
-	made        bool   // a create has made a file
+	created     bool   // a create has made a file
 }
 
 // touched is what a change does to a node: Recall… bits, and to a directory's entry.
@@ -237,6 +266,30 @@ func (l *leases) begin(c *change) (waits []*recall) {
 	return waits
 }
 
+// repeat returns recalls of leases on files that were given since those before. None: the
+// change may be made. The last time no more are given.
+func (l *leases) repeat(c *change, last bool) (waits []*recall) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.clock++ // above the numbers of what is taken back
+	for i := range c.touched {
+		t := &c.touched[i]
+		if t.n.isDir() {
+			continue
+		}
+		for j := len(t.n.holders) - 1; j >= 0; j-- {
+			if r := t.n.holders[j]; r.s != c.s && r.busy == 0 && r.num != 0 {
+				if w := l.recall(r, t.what, ""); w != nil {
+					waits = append(waits, w)
+				}
+			}
+		}
+	}
+	c.made = len(waits) == 0
+	c.closed = c.made || last
+	return waits
+}
+
 // finish ends a change, made or not. It returns recalls of sessions whose own changes
 // ran beside it and have ended before: they have to be answered before this one is.
 func (l *leases) finish(c *change) (waits []*recall) {
@@ -246,6 +299,9 @@ func (l *leases) finish(c *change) (waits []*recall) {
 		if r.busy == 0 && r.recall != nil {
 			waits = append(waits, r.recall)
 		}
+	}
+	if c.over != nil {
+		close(c.over)
 	}
 	l.clock++
 	for i := range c.touched {
@@ -267,6 +323,32 @@ func (l *leases) finish(c *change) (waits []*recall) {
 		}
 	}
 	return waits
+}
+
+// opened counts handles of a session on a node.
+func (l *leases) opened(r *ref, writes bool, by int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := r.n
+	n.handles += by
+	r.handles += int32(by)
+	if writes {
+		n.writers += by
+		r.writers += int32(by)
+	}
+}
+
+// sharesFile reports whether s and others have a file open, and one of them may write.
+func (s *Session) sharesFile(n *node) bool {
+	s.mu.Lock()
+	r := s.refs[n]
+	s.mu.Unlock()
+	if r == nil || n.isDir() {
+		return false
+	}
+	s.e.leases.mu.Lock()
+	defer s.e.leases.mu.Unlock()
+	return n.writers > int(r.writers) || r.writers > 0 && n.handles > int(r.handles)
 }
 
 // watched notes that changes of n are told from now on, or (false) no more.

@@ -177,8 +177,8 @@ func TestEveryChangeIsEntered(t *testing.T) {
 
 func TestChangeWaitsForTheAnswer(t *testing.T) {
 	a, b := twoLeasers(t, Config{}, makeTree)
-	a.leased("f")
 	h := b.open(b.lookup("f").Node, fsproto.OpenWrite)
+	a.leased("f")
 	release := a.holding()
 	defer release()
 	done := begin(func() {
@@ -192,6 +192,62 @@ func TestChangeWaitsForTheAnswer(t *testing.T) {
 	release()
 	ends(t, done, "a write")
 	b.content("f", "new content")
+}
+
+// What is given while a change waits for an answer is taken back before the change is
+// made, too, until the change has waited often enough.
+func TestChangeTakesBackWhatIsGivenMeanwhile(t *testing.T) {
+	a, b := twoLeasers(t, Config{}, makeTree)
+	h := b.open(b.lookup("f").Node, fsproto.OpenWrite)
+	num := a.leased("f")[0]
+	release := a.holding()
+	done := begin(func() {
+		if _, err := b.write(fsproto.WriteReq{Handle: h}, "new content"); err != nil {
+			t.Error(err)
+		}
+	})
+	for n := range recallRounds + 1 {
+		got := a.recalled()
+		again := do(a.env, fsproto.Getattr, fsproto.GetattrReq{Node: num}).Attr.Lease
+		if given := again >= got.Nodes[0].Lease; given != (n < recallRounds) {
+			t.Errorf("recall %d: number %d, lease %d", n, got.Nodes[0].Lease, again)
+		}
+		next := a.holding()
+		waits(t, done, "a write")
+		b.content("f", "old content")
+		release()
+		release = next
+	}
+	release()
+	ends(t, done, "a write")
+	b.content("f", "new content")
+}
+
+// A file that several sessions have open, and one for writing, is shared.
+func TestShared(t *testing.T) {
+	a, b := twoLeasers(t, Config{}, makeTree)
+	open := func(l *leaser, flags uint32) (h fsproto.Handle, shared bool) {
+		h = newHandle()
+		return h, do(l.env, fsproto.Open, fsproto.OpenReq{Node: l.lookup("f").Node, Handle: h, Flags: flags}).Shared
+	}
+	check := func(what string, l *leaser, flags uint32, want bool) fsproto.Handle {
+		t.Helper()
+		h, got := open(l, flags)
+		if got != want {
+			t.Errorf("%s: shared: %v", what, got)
+		}
+		return h
+	}
+	r1 := check("alone", a, fsproto.OpenRead, false)
+	r2 := check("all read", b, fsproto.OpenRead, false)
+	w := check("others read", b, fsproto.OpenWrite, true)
+	a.recalled()
+	check("others write", a, fsproto.OpenRead, true)
+	for _, h := range []fsproto.Handle{r2, w} {
+		do(b.env, fsproto.Release, fsproto.ReleaseReq{Handle: h})
+	}
+	check("others have closed it", a, fsproto.OpenWrite, false)
+	do(a.env, fsproto.Release, fsproto.ReleaseReq{Handle: r1})
 }
 
 // Nobody is asked who has forgotten the node, also while he is being asked.
@@ -225,10 +281,15 @@ func TestGrantsAreRefused(t *testing.T) {
 	other := b.lookup("f").Node
 	c, err := b.s.beginChange(context.Background(), &fsproto.SetattrReq{Node: other}, false)
 	must(t, err)
-	if get() != 0 {
+	looks := begin(func() { get() })
+	waits(t, looks, "a look at a file that somebody else is changing")
+	var beside fsproto.AttrRes
+	a.s.grantAll(a.e.leases.now(), false, &fsproto.GetattrReq{Node: num}, &beside)
+	if beside.Attr.Lease != 0 {
 		t.Error("lease given while somebody else changes the file")
 	}
 	c.end()
+	ends(t, looks, "a look at a file that somebody else has changed")
 
 	began := a.e.leases.now()
 	do(b.env, fsproto.Setattr, fsproto.SetattrReq{Node: other, Mask: fsproto.SetMode, Mode: 0o600})
@@ -323,13 +384,12 @@ func TestColdestLeasesGo(t *testing.T) {
 // pages until its own write is answered. Each is called back for what it missed.
 func TestTwoWriters(t *testing.T) {
 	a, b := twoLeasers(t, Config{}, makeTree)
-	fa, fb := a.leased("f")[0], b.leased("f")[0]
-	ha, hb := a.open(fa, fsproto.OpenWrite), b.open(fb, fsproto.OpenWrite)
+	ha, hb := a.open(a.lookup("f").Node, fsproto.OpenWrite), b.open(b.lookup("f").Node, fsproto.OpenWrite)
+	fa := a.leased("f")[0]
+	a.recalledAll() // for the opens
 	defer a.holding()()
-	defer b.holding()()
 	ca, err := a.s.beginChange(context.Background(), &fsproto.WriteReq{Handle: ha}, false)
 	must(t, err)
-	// b has a lease, and is called back for the write of a.
 	var cb *change
 	done := begin(func() { cb, err = b.s.beginChange(context.Background(), &fsproto.WriteReq{Handle: hb}, false) })
 	ends(t, done, "b's write")

@@ -76,7 +76,9 @@ func (a *leaser) holding() (release func()) {
 	a.mu.Unlock()
 	return sync.OnceFunc(func() {
 		a.mu.Lock()
-		a.hold = nil
+		if a.hold == hold { // not those that came after
+			a.hold = nil
+		}
 		a.mu.Unlock()
 		close(hold)
 	})

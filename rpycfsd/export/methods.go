@@ -61,6 +61,9 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		if err == nil && op.Access != rpc.Query {
 			d = s.doing(req)
 		}
+		if err == nil {
+			err = s.awaitChange(ctx, req)
+		}
 		began := s.e.leases.now()
 		var p *plan
 		if err == nil && op.Access != rpc.Query {

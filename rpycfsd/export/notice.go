@@ -205,7 +205,7 @@ func (c *change) happened(req any) *happening {
 		h.what, h.to = fsproto.EventRename, entryAt{c.newDir, req.NewName}
 		h.exchange = req.Flags&fsproto.RenameExchange != 0
 	default:
-		if h.what = whatHappens(req, c.made); h.what == 0 || c.subject == nil {
+		if h.what = whatHappens(req, c.created); h.what == 0 || c.subject == nil {
 			return nil
 		}
 		h.at = c.s.e.placesOf(c.subject)
@@ -273,7 +273,7 @@ func (s *Session) nodeOf(num fsproto.Node) *node {
 // madeFile tells the others that a file was made.
 func (c call) madeFile(d object, name string, n *node) {
 	if c.change != nil {
-		c.change.made = true
+		c.change.created = true
 		d.s.e.tellOthers(d.s, &happening{what: fsproto.EventCreate, at: []entryAt{{d.n, name}}, node: n}, nil)
 	}
 }

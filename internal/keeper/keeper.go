@@ -34,17 +34,24 @@ const (
 	packetSize = 9
 )
 
+// lookEvery is how often a keeper that serves nobody looks whether it can be found.
+const lookEvery = 2 * time.Second
+
 // Run is the keeper: it serves the listener until it has had nobody to serve for a while,
-// or nothing to keep.
+// nothing to keep, or its socket is gone.
 func Run(l *net.UnixListener, patience time.Duration) error {
 	held := make(map[uint64]int)
+	end := time.Now().Add(patience)
 	for {
-		if err := l.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := l.SetDeadline(time.Now().Add(min(lookEvery, time.Until(end)))); err != nil {
 			return err
 		}
 		conn, err := l.AcceptUnix()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil // descriptors are closed with the process
+			if _, err := os.Lstat(l.Addr().String()); err != nil || !time.Now().Before(end) {
+				return nil // descriptors are closed with the process
+			}
+			continue
 		}
 		if err != nil {
 			return err
@@ -56,6 +63,7 @@ func Run(l *net.UnixListener, patience time.Duration) error {
 		if len(held) == 0 {
 			return nil
 		}
+		end = time.Now().Add(patience)
 	}
 }
 

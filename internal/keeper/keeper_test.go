@@ -147,6 +147,22 @@ func TestPatience(t *testing.T) {
 	c, _ := connect(t, path, 10*time.Millisecond)
 	c.Keep(1, int(removed(t, "x").Fd()))
 	c.Close()
+	ends(t, c)
+}
+
+// TestNotFound: a keeper whose socket is gone ends.
+func TestNotFound(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	c, _ := connect(t, path, time.Hour)
+	c.Keep(1, int(removed(t, "x").Fd()))
+	must(t, os.Remove(path))
+	c.Close()
+	ends(t, c)
+}
+
+// ends waits for the end of the keeper that c has started.
+func ends(t *testing.T, c *Client) {
+	t.Helper()
 	for end := time.Now().Add(20 * time.Second); unix.Kill(c.keeper(), 0) == nil; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the keeper does not end")

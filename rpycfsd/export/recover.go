@@ -363,7 +363,7 @@ func (b *revival) handles() {
 			h.by = m.by
 		}
 		h.r.opens++
-		s.e.leases.opened(h.r, h.writes, 1)
+		s.e.leases.opened(h.r, m.writes, 1)
 		s.e.handles.Add(1)
 		s.e.keep(n) // the open file's
 		h.f, h.kept = b.open(rec.ID(), n, m)

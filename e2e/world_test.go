@@ -323,7 +323,7 @@ func listening(port int) bool {
 // freePort returns a port that nothing listens on.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", ":0") // as the daemon does: free of ended connections on all addresses
 	must(t, err)
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port

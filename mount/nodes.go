@@ -193,12 +193,6 @@ func (t *nodeTable) listedWithin(dir fsproto.Node, d time.Duration) (lately bool
 	return lately
 }
 
-// isOpen reports whether a file is open.
-func (t *nodeTable) isOpen(id fsproto.Node) (open bool) {
-	t.update(id, func(n *node) { open = n.opens > 0 })
-	return open
-}
-
 // isDir reports whether a node that the kernel knows is a directory.
 func (t *nodeTable) isDir(id fsproto.Node) (dir bool) {
 	t.update(id, func(n *node) { dir = n.dir })

@@ -81,7 +81,7 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	granted := false
 	defer func() { fs.locks.answered(node, &l, granted) }()
 	for deadline, again := time.Now().Add(closingLimit), false; ; again = true {
-		res, err := fs.setlk(ctx, req)
+		res, err := fs.setlk(ctx, node, req)
 		switch {
 		case err != nil:
 			return errno(err)
@@ -112,19 +112,25 @@ func (fs *FS) unlock(ctx context.Context, node fsproto.Node, req *fsproto.SetlkR
 }
 
 // setlk asks for a lock. If a request is given up, its process being killed, the
-// call goes on, and a lock that it gets is taken away again.
-func (fs *FS) setlk(ctx context.Context, req fsproto.SetlkReq) (*fsproto.SetlkRes, error) {
+// call goes on, and a lock that it gets is taken away again. Others are not asked for
+// before that is done: they could be the same owner's.
+func (fs *FS) setlk(ctx context.Context, node fsproto.Node, req fsproto.SetlkReq) (*fsproto.SetlkRes, error) {
+	if err := fs.locks.undoing.wait(ctx, node); err != nil {
+		fs.callbacks.forget(req.Wait)
+		return nil, err
+	}
 	type answer struct {
 		res *fsproto.SetlkRes
 		err error
 	}
-	answers := make(chan answer)
+	answers, left := make(chan answer), make(chan func(), 1)
 	fs.locks.settling.Go(func() {
 		a := answer{res: new(fsproto.SetlkRes)}
 		a.err = rpc.Call(fs.locks.ctx, fs.peer, fsproto.Setlk, &req, a.res)
 		select {
 		case answers <- a:
 		case <-ctx.Done():
+			defer (<-left)()
 			fs.callbacks.forget(req.Wait)
 			if a.err == nil && !a.res.Refused {
 				fs.undoSetlk(req)
@@ -135,8 +141,18 @@ func (fs *FS) setlk(ctx context.Context, req fsproto.SetlkReq) (*fsproto.SetlkRe
 	case a := <-answers:
 		return a.res, a.err
 	case <-ctx.Done():
+		left <- fs.locks.undoing.begin(node)
 		return nil, ctx.Err()
 	}
+}
+
+// undoLater is undoSetlk, when the daemon can be reached.
+func (fs *FS) undoLater(node fsproto.Node, req fsproto.SetlkReq) {
+	done := fs.locks.undoing.begin(node)
+	fs.locks.settling.Go(func() {
+		defer done()
+		fs.undoSetlk(req)
+	})
 }
 
 // undoSetlk takes away a lock that is set or queued and that nobody waits for any
@@ -191,7 +207,8 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn, l fsproto.Lock) error {
 	number, told := fs.callbacks.wait()
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l, Wait: number}
-	res, err := fs.setlk(ctx, req)
+	node := fsproto.Node(in.NodeId)
+	res, err := fs.setlk(ctx, node, req)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return err // setlk forgets the number
@@ -209,14 +226,14 @@ func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn,
 		return rpc.ErrGone
 	case <-ctx.Done(): // the daemon is out of reach
 		fs.callbacks.forget(number)
-		fs.locks.settling.Go(func() { fs.undoSetlk(req) })
+		fs.undoLater(node, req)
 		return ctx.Err()
 	case <-cancel:
 	}
 	var gone fsproto.CancellkRes
 	if err := rpc.Call(ctx, fs.peer, fsproto.Cancellk, &fsproto.CancellkReq{Wait: number}, &gone); err != nil {
 		fs.callbacks.forget(number)
-		fs.locks.settling.Go(func() { fs.undoSetlk(req) })
+		fs.undoLater(node, req)
 		return err
 	}
 	if gone.Removed {
@@ -230,7 +247,7 @@ func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn,
 		return rpc.ErrGone
 	case <-ctx.Done():
 		fs.callbacks.forget(number)
-		fs.locks.settling.Go(func() { fs.undoSetlk(req) })
+		fs.undoLater(node, req)
 		return ctx.Err()
 	}
 }

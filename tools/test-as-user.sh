@@ -52,7 +52,7 @@ fi
 
 skip='TestRealWork/build|^Test([BFH][0-9]|Chat|EchoBot|ManyListeners)|TestScripts/(chat|daemon|passwd|version)'
 skip+='|^TestLock(Table|Counters|SQLite|Busy|Fresh|Cut|KilledWhileCut|MountKilled|AfterClose)$'
-skip+='|^Test(MoreFilesThanNodes|NothingReadableOnTheWire|NameLocks|NameHandedOver|OpenReplaced|AppendTwoMounts|CloseToOpen|Histories|HistoriesWithFaults|BrokenRecall|AllKilledUnderLoad)$'
+skip+='|^Test(MoreFilesThanNodes|NothingReadableOnTheWire|NameLocks|NameHandedOver|OpenReplaced|AppendTwoMounts|CloseToOpen|Histories|HistoriesWithFaults|BrokenRecall|AllKilledUnderLoad|Stale)$'
 export skip RPYCFS_E2E_WORKERS=8 RPYCFS_E2E_CUTS=4
 for package in e2e mount internal/fsevents; do
 	echo "as $user: $package"

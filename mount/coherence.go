@@ -176,29 +176,28 @@ func (fs *FS) distrust(id fsproto.Node) {
 	}
 }
 
-// sizeChanges knows the files whose size a request of our own is changing. What is
-// read meanwhile would be told to the kernel with the size of before, which fills up
-// with zeros.
-type sizeChanges struct {
+// pending knows the files for which something is under way that others have to wait for.
+// It may be used by several goroutines.
+type pending struct {
 	mu    sync.Mutex
-	under map[fsproto.Node]*sizeChange
+	under map[fsproto.Node]*pendingFile
 }
 
-type sizeChange struct {
+type pendingFile struct {
 	n    int
 	done chan struct{} // closed when n is 0
 }
 
-// begin notes such a request until the function that it returns is called.
-func (c *sizeChanges) begin(id fsproto.Node) (end func()) {
+// begin notes that something is under way until the function that it returns is called.
+func (c *pending) begin(id fsproto.Node) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.under == nil {
-		c.under = make(map[fsproto.Node]*sizeChange)
+		c.under = make(map[fsproto.Node]*pendingFile)
 	}
 	s := c.under[id]
 	if s == nil {
-		s = &sizeChange{done: make(chan struct{})}
+		s = &pendingFile{done: make(chan struct{})}
 		c.under[id] = s
 	}
 	s.n++
@@ -212,8 +211,8 @@ func (c *sizeChanges) begin(id fsproto.Node) (end func()) {
 	}
 }
 
-// wait returns when no change of the size that is under way now is so any more.
-func (c *sizeChanges) wait(ctx context.Context, id fsproto.Node) error {
+// wait returns when nothing that is under way now is so any more, or ctx has ended.
+func (c *pending) wait(ctx context.Context, id fsproto.Node) error {
 	c.mu.Lock()
 	s := c.under[id]
 	c.mu.Unlock()

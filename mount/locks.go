@@ -27,7 +27,7 @@ type lockKeeper struct {
 	ctx      context.Context // ends with the mount
 	cancel   context.CancelFunc
 	settling sync.WaitGroup // work that no request waits for
-	undoing  sizeChanges    // of locks that are given up, by file
+	undoing  pending        // taking away locks that were given up
 
 	mu    sync.Mutex
 	nodes map[fsproto.Node]*nodeLocks

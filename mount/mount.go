@@ -111,7 +111,7 @@ type FS struct {
 	backlog backlog
 	space   spaceCache
 	root    lastAttr
-	sizes   sizeChanges
+	sizes   pending // changes of our own; what is read meanwhile would come with the old size
 	forgets *forgetQueue
 	trimmer *trimmer
 	notices *notifier

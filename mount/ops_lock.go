@@ -319,7 +319,11 @@ func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 		fs.log.Debug("unlock at close", "err", err) // a lost lock shows with the next use
 	}
 	if ctx.Err() != nil { // nobody waits any more
-		fs.locks.settling.Go(func() { _ = fs.unlock(fs.locks.ctx, fsproto.Node(in.NodeId), &req) })
+		done := fs.locks.undoing.begin(fsproto.Node(in.NodeId))
+		fs.locks.settling.Go(func() {
+			defer done()
+			_ = fs.unlock(fs.locks.ctx, fsproto.Node(in.NodeId), &req)
+		})
 	}
 	return fuse.OK
 }

@@ -16,8 +16,8 @@ const (
 
 // beginChange enters what a request is going to change, and returns when no other
 // session has a lease on it any more, and, unless it is made again, no other change of it
-// is undecided. nil if it changes nothing. What cannot be
-// found, the handler will not find either.
+// is undecided. nil if it changes nothing. What cannot be found, the handler will not
+// find either.
 func (s *Session) beginChange(ctx context.Context, req any, again bool) (*change, error) {
 	c := &change{s: s}
 	switch req := req.(type) {

@@ -36,9 +36,11 @@ func (fs *FS) leftBehind(req, res any, err error) {
 	case *fsproto.TmpfileReq:
 		fs.unopened(r.Handle, err)
 	case *fsproto.OpenReq:
-		fs.notices.invalidate(r.Node) // it may have been truncated
+		fs.store.drop(r.Node) // it may have been truncated
+		fs.notices.invalidate(r.Node)
 		fs.unopened(r.Handle, err)
 	case *fsproto.SetattrReq:
+		fs.store.drop(r.Node)
 		fs.notices.invalidate(r.Node)
 	case *fsproto.SetxattrReq:
 		fs.notices.invalidate(r.Node)
@@ -67,6 +69,7 @@ func (fs *FS) dropName(dir fsproto.Node, name string) {
 // dropFile drops what the kernel has of an open file.
 func (fs *FS) dropFile(h fsproto.Handle) {
 	if f := fs.handles.file(uint64(h)); f != nil {
+		fs.store.drop(f.node)
 		fs.notices.invalidate(f.node)
 	}
 }

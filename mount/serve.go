@@ -31,7 +31,7 @@ const (
 //   - HANDLE_KILLPRIV_V2 (5.12): the kernel says when set-id bits must go
 //   - READDIRPLUS_AUTO: listings with attributes only for who looks at them
 //   - ASYNC_DIO: direct reads and writes in parallel
-//   - DIRECT_IO_ALLOW_MMAP (6.6): shared mappings of files open for appending
+//   - DIRECT_IO_ALLOW_MMAP (6.6): shared mappings of files open around the kernel's cache
 const capabilities = fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 |
 	fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP
 
@@ -82,7 +82,9 @@ func (fs *FS) serveDevice(fd int, dir string, opts *fuse.MountOptions) (*fuse.Se
 		mounts.Unmount(dir, mounts.UnmountOptions{Lazy: true, Fusermount: fs.cfg.Fusermount})
 		return nil, err
 	}
-	fs.readers = newReaders(raw, opts, fs.device.fd, *server.KernelSettings(), fs.log)
+	settings := *server.KernelSettings()
+	fs.mapsAround = settings.Flags64()&fuse.CAP_DIRECT_IO_ALLOW_MMAP != 0
+	fs.readers = newReaders(raw, opts, fs.device.fd, settings, fs.log)
 	return server, nil
 }
 

@@ -81,6 +81,32 @@ func (fs *FS) unopened(h fsproto.Handle, err error) {
 	}
 }
 
+// undecided counts changes of which it cannot be told whether they were made.
+type undecided struct {
+	mu     sync.Mutex
+	status UndecidedStatus
+}
+
+// note takes the error of a call.
+func (u *undecided) note(op string, err error) {
+	if !fsproto.IsUndecided(err) {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.status = UndecidedStatus{u.status.Count + 1, op, time.Now()}
+}
+
+func (u *undecided) get() *UndecidedStatus {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.status.Count == 0 {
+		return nil
+	}
+	s := u.status
+	return &s
+}
+
 // unwritten counts what the kernel had taken for written and the daemon has not: pages
 // of mappings. Who calls fsync(2), msync(2) or close(2) is told by the kernel.
 type unwritten struct {

@@ -137,6 +137,7 @@ type FS struct {
 	bytesRead, bytesWritten atomic.Uint64
 	invalidations           atomic.Uint64
 	unwritten               unwritten
+	undecided               undecided
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)

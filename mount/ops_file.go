@@ -358,6 +358,7 @@ func (fs *FS) writeOnce(ctx context.Context, node fsproto.Node, req fsproto.Writ
 		fs.notices.invalidate(node)
 	}}
 	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Write, &req, &res, x); err != nil {
+		fs.undecided.note(fsproto.Write.Name, err)
 		return written{at: req.Offset}, err
 	}
 	if uint64(res.Count) > uint64(len(data)) {

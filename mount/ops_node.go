@@ -56,6 +56,7 @@ func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc
 	}
 	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, x)
 	cred.release(errors.Is(err, rpc.ErrLeft))
+	fs.undecided.note(op.Name, err)
 	if err == nil {
 		fs.ids.learn(ctx, res)
 	}

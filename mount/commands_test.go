@@ -158,6 +158,20 @@ func TestUnmount(t *testing.T) {
 	}
 }
 
+// TestUnmountedAtOnce: a mount that is not used is not busy, from the beginning.
+func TestUnmountedAtOnce(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w := newWorld(t)
+	for range 15 {
+		w.mount("/")
+		if w.unmount(); t.Failed() {
+			return
+		}
+	}
+}
+
 // TestReadOnly mounts with -r: the kernel refuses changes by itself.
 func TestReadOnly(t *testing.T) {
 	if !needFUSE(t) {

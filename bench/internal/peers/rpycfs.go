@@ -16,7 +16,7 @@ type Rpycfs struct {
 	State string // directory of keys, known hosts and the password
 	Tree  string // exported
 	Mnt   string
-	Port  string // that leads to the daemon; empty: its own
+	Via   string // a port that leads to the daemon; empty: its own
 
 	proc *Process // rpycfsd, while it runs
 	port string
@@ -82,8 +82,8 @@ func (r *Rpycfs) Kill() {
 	}
 }
 
-// DaemonPort is where the daemon listens, once it has been started.
-func (r *Rpycfs) DaemonPort() string { return r.port }
+// Port is where it listens, once it has been started.
+func (r *Rpycfs) Port() string { return r.port }
 
 func (r *Rpycfs) passwordFile() string { return filepath.Join(r.State, "password") }
 
@@ -99,7 +99,7 @@ func (r *Rpycfs) Mount(ctx context.Context) (*Mounted, error) {
 		return nil, err
 	}
 	p, err := Start(r.env(), filepath.Join(r.Bin, "mount.rpycfs"), "127.0.0.1:/", r.Mnt,
-		"-o", "foreground,port="+cmp.Or(r.Port, r.port)+",user="+benchUser+",password-file="+r.passwordFile())
+		"-o", "foreground,port="+cmp.Or(r.Via, r.port)+",user="+benchUser+",password-file="+r.passwordFile())
 	if err != nil {
 		return nil, err
 	}

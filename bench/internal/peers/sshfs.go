@@ -174,7 +174,33 @@ type SSHFS struct {
 	Tree    string
 	Mnt     string
 	Options []string
-	Port    string // that leads to the server; empty: its own
+	Via     string // a port that leads to the server; empty: its own
+}
+
+// Rclone mounts through the server's sftp. Programs that write need its cache.
+type Rclone struct {
+	Label  string
+	Server *SSHServer
+	Tree   string
+	Mnt    string
+	Cache  string // directory
+	Via    string // a port that leads to the server; empty: its own
+}
+
+func (r *Rclone) Name() string { return r.Label }
+
+func (r *Rclone) Mount(ctx context.Context) (*Mounted, error) {
+	if err := r.Server.Start(); err != nil {
+		return nil, err
+	}
+	p, err := Start(nil, "rclone", "mount", ":sftp:"+r.Tree, r.Mnt, "--config", os.DevNull,
+		"--sftp-host", "127.0.0.1", "--sftp-port", cmp.Or(r.Via, r.Server.port), "--sftp-user", "root",
+		"--sftp-key-file", r.Server.userKey(), "--sftp-shell-type", "none",
+		"--vfs-cache-mode", "writes", "--cache-dir", r.Cache)
+	if err != nil {
+		return nil, err
+	}
+	return awaitMount(ctx, r.Mnt, p)
 }
 
 func (s *SSHFS) Name() string { return s.Label }
@@ -183,7 +209,7 @@ func (s *SSHFS) Mount(ctx context.Context) (*Mounted, error) {
 	if err := s.Server.Start(); err != nil {
 		return nil, err
 	}
-	args := []string{"-f", "-p", cmp.Or(s.Port, s.Server.port), "127.0.0.1:" + s.Tree, s.Mnt,
+	args := []string{"-f", "-p", cmp.Or(s.Via, s.Server.port), "127.0.0.1:" + s.Tree, s.Mnt,
 		"-o", "IdentityFile=" + s.Server.userKey(),
 		"-o", "UserKnownHostsFile=" + s.Server.knownHosts(),
 		"-o", "IdentitiesOnly=yes,BatchMode=yes,StrictHostKeyChecking=yes,HostKeyAlias=" + hostAlias,

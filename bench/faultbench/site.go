@@ -209,10 +209,15 @@ func (w *workers) finish() (outcomes map[string]outcome, err error) {
 	if _, err := io.WriteString(w.in, "mended\n"); err != nil {
 		return nil, err
 	}
-	if err := json.NewDecoder(w.out).Decode(&outcomes); err != nil {
+	if outcomes, err = decode(w.out); err != nil {
 		return nil, fmt.Errorf("the programs: %w: %s", err, &w.err)
 	}
 	return outcomes, nil
+}
+
+func decode(r io.Reader) (outcomes map[string]outcome, err error) {
+	err = json.NewDecoder(r).Decode(&outcomes)
+	return outcomes, err
 }
 
 // end ends the process, and the mount first if that holds it up.

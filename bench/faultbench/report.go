@@ -14,7 +14,8 @@ type cell struct {
 	fault    fault
 	peer     candidate
 	outcomes map[string]outcome
-	lost     int
+	late     int      // acknowledged, and not on the server when the programs ended
+	lost     int      // nor later
 	what     []string // some of it
 }
 
@@ -93,16 +94,16 @@ func (c cell) held() string {
 
 // details are for who watches the run.
 func (c cell) details() string {
-	return fmt.Sprintf("errors %s; %d of %d lost %q; frozen %s writing, %s reading; open file: %s",
-		c.errors(), c.lost, c.acked(), c.what, c.frozen(progAppend, progSwap), c.frozen(progRead), c.held())
+	return fmt.Sprintf("errors %s; %d of %d lost %q, %d late; frozen %s writing, %s reading; open file: %s",
+		c.errors(), c.lost, c.acked(), c.what, c.late, c.frozen(progAppend, progSwap), c.frozen(progRead), c.held())
 }
 
 // printTable prints what was found, as Markdown.
 func printTable(w io.Writer, cells []cell) {
 	fmt.Fprintln(w, machine())
 	fmt.Fprintln(w)
-	fmt.Fprintln(w, "| fault | file system | errors seen | data lost | seconds frozen: writing | reading | open file goes on |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|")
+	fmt.Fprintln(w, "| fault | file system | errors seen | data lost | on the server late | seconds frozen: writing | reading | open file goes on |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|")
 	last := ""
 	for _, c := range cells {
 		name := c.fault.name
@@ -110,7 +111,7 @@ func printTable(w io.Writer, cells []cell) {
 			name = ""
 		}
 		last = c.fault.name
-		fmt.Fprintf(w, "| %s | %s | %s | %d of %d | %s | %s | %s |\n", name, c.peer.name,
-			c.errors(), c.lost, c.acked(), c.frozen(progAppend, progSwap), c.frozen(progRead), c.held())
+		fmt.Fprintf(w, "| %s | %s | %s | %d of %d | %d | %s | %s | %s |\n", name, c.peer.name,
+			c.errors(), c.lost, c.acked(), c.late, c.frozen(progAppend, progSwap), c.frozen(progRead), c.held())
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -33,7 +34,7 @@ type mounter interface {
 // candidate is a file system that is broken.
 type candidate struct {
 	name, how string
-	late      time.Duration // how long after its last close a file may reach the server
+	late      time.Duration // how long after its last close a file may take to reach the server
 	set       func(*site) (server, func(port string) mounter)
 }
 
@@ -154,16 +155,15 @@ func (s *site) measure(ctx context.Context, f fault, of candidate) (c cell, err 
 	if c.outcomes, err = w.finish(); err != nil {
 		return c, errors.Join(err, ctx.Err())
 	}
-	c.lost, c.what = s.look(ctx, of.late, c.outcomes)
-	return c, nil
-}
-
-// look counts what is lost. What may reach the server late has time for that.
-func (s *site) look(ctx context.Context, late time.Duration, outcomes map[string]outcome) (n int, what []string) {
-	for end := time.Now().Add(late); ; {
-		n, what = losses(s.path("tree"), outcomes)
-		if n == 0 || time.Now().After(end) || wait(ctx, time.Second) != nil {
-			return n, what
+	c.late, _ = losses(s.path("tree"), c.outcomes)
+	w.end(m)
+	for end := time.Now().Add(of.late); ; {
+		c.lost, c.what = losses(s.path("tree"), c.outcomes)
+		if c.lost == 0 || time.Now().After(end) {
+			return c, nil
+		}
+		if err := wait(ctx, time.Second); err != nil {
+			return c, err
 		}
 	}
 }
@@ -174,6 +174,8 @@ type workers struct {
 	in  io.WriteCloser
 	out *bufio.Reader
 	err bytes.Buffer
+
+	ending sync.Once
 }
 
 func startWorkers(dir string) (w *workers, err error) {
@@ -198,7 +200,6 @@ func startWorkers(dir string) (w *workers, err error) {
 // await waits until all programs work.
 func (w *workers) await() error {
 	if line, err := w.out.ReadString('\n'); err != nil {
-		w.cmd.Wait()
 		return fmt.Errorf("the programs: %q, %w: %s", line, err, &w.err)
 	}
 	return nil
@@ -222,12 +223,11 @@ func decode(r io.Reader) (outcomes map[string]outcome, err error) {
 
 // end ends the process, and the mount first if that holds it up.
 func (w *workers) end(m *peers.Mounted) {
-	if w.cmd.ProcessState != nil {
-		return
-	}
-	w.in.Close()
-	w.cmd.Process.Kill()
-	ended := time.AfterFunc(3*time.Second, m.Kill)
-	defer ended.Stop()
-	w.cmd.Wait()
+	w.ending.Do(func() {
+		w.in.Close()
+		w.cmd.Process.Kill()
+		late := time.AfterFunc(3*time.Second, m.Kill)
+		defer late.Stop()
+		w.cmd.Wait()
+	})
 }

@@ -239,7 +239,7 @@ func reader(dir string) func(int) error {
 			return err
 		}
 		if !bytes.Equal(got, readContent(n%readFiles)) {
-			return wrongError(fmt.Sprintf("file %d reads wrong", n%readFiles))
+			return wrongError(fmt.Sprintf("file %d reads wrong: %d of %d bytes", n%readFiles, len(got), readSize))
 		}
 		return nil
 	}

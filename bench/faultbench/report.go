@@ -94,8 +94,12 @@ func (c cell) held() string {
 
 // details are for who watches the run.
 func (c cell) details() string {
-	return fmt.Sprintf("errors %s; %d of %d lost %q, %d late; frozen %s writing, %s reading; open file: %s",
-		c.errors(), c.lost, c.acked(), c.what, c.late, c.frozen(progAppend, progSwap), c.frozen(progRead), c.held())
+	what := slices.Clone(c.what)
+	for _, o := range c.outcomes {
+		what = append(what, o.Wrong...)
+	}
+	return fmt.Sprintf("errors %s; %d of %d lost, %q, %d late; frozen %s writing, %s reading; open file: %s",
+		c.errors(), c.lost, c.acked(), what, c.late, c.frozen(progAppend, progSwap), c.frozen(progRead), c.held())
 }
 
 // printTable prints what was found, as Markdown.

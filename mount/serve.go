@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -146,6 +147,18 @@ func (m *Mounted) Serve() {
 	m.fs.inject.start(m)
 	m.fs.readers.run()
 	m.server.Serve() // finds that it is unmounted, and ends
+}
+
+// Settle returns when nothing is left of mounting, or after a limit: the injector tries
+// its calls first, and an ordinary user's mount is busy while it does.
+func (m *Mounted) Settle(limit time.Duration) {
+	if m.fs.inject == nil {
+		return
+	}
+	select {
+	case <-m.fs.inject.probed:
+	case <-time.After(limit):
+	}
 }
 
 // Unmount takes the file system out of the mount table. Files that are open

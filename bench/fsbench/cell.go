@@ -20,12 +20,12 @@ func measure(p peer, l load, warm func() error, limit time.Duration) (rate float
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	m, err := p.mount(ctx)
+	m, err := p.Mount(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, m.unmount()) }()
-	stop := context.AfterFunc(ctx, m.kill)
+	defer func() { err = errors.Join(err, m.Unmount()) }()
+	stop := context.AfterFunc(ctx, m.Kill)
 	defer stop()
 	if l.warm {
 		if err := warm(); err != nil {
@@ -33,12 +33,12 @@ func measure(p peer, l load, warm func() error, limit time.Duration) (rate float
 		}
 	}
 	if l.again {
-		if _, err := l.run(m.dir); err != nil {
+		if _, err := l.run(m.Dir); err != nil {
 			return 0, err
 		}
 	}
 	begin := time.Now()
-	units, err := l.run(m.dir)
+	units, err := l.run(m.Dir)
 	took := time.Since(begin)
 	if err == nil {
 		err = l.after()

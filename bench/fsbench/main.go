@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rpycfs/rpycfs/bench/internal/peers"
 	"github.com/rpycfs/rpycfs/bench/internal/runs"
 )
 
@@ -76,31 +77,11 @@ func targets() []runs.Target {
 }
 
 func main() {
-	if err := enterNamespace(); err != nil {
+	if err := peers.EnterNamespace(); err != nil {
 		fmt.Fprintln(os.Stderr, "fsbench:", err)
 		os.Exit(1)
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
-}
-
-// enterNamespace runs the program again in a mount namespace of its own. Its
-// mounts vanish with it then; and no namespace that somebody else makes
-// meanwhile gets a copy of them, which would keep them alive after umount.
-func enterNamespace() error {
-	const done = "FSBENCH_NAMESPACE"
-	if os.Getenv(done) != "" {
-		return nil
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	unshare, err := exec.LookPath("unshare")
-	if err != nil {
-		return err
-	}
-	args := append([]string{"unshare", "--mount", "--propagation", "private", exe}, os.Args[1:]...)
-	return syscall.Exec(unshare, args, append(os.Environ(), done+"=1"))
 }
 
 type options struct {
@@ -243,9 +224,9 @@ func (s *site) closeOnSignal(total time.Duration) (stop func()) {
 // cell is measured.
 type site struct {
 	dir   string
-	ssh   sshServer
-	ours  rpycfs
-	old   rpycfs // with -old
+	ssh   peers.SSHServer
+	ours  peers.Rpycfs
+	old   peers.Rpycfs // with -old
 	peers []peer
 }
 
@@ -260,16 +241,16 @@ func (s *site) setUp(bin, old string) error {
 			return err
 		}
 	}
-	s.ssh.dir = s.path("ssh")
-	s.ours = rpycfs{label: peerRpycfs, bin: bin, state: s.path("rpycfs"), tree: s.path("tree"), mnt: s.path("mnt/rpycfs")}
+	s.ssh.Dir = s.path("ssh")
+	s.ours = peers.Rpycfs{Label: peerRpycfs, Bin: bin, State: s.path("rpycfs"), Tree: s.path("tree"), Mnt: s.path("mnt/rpycfs")}
 	s.peers = []peer{
 		local{s.path("tree")},
-		&sshfs{peerSSHFS, &s.ssh, s.path("tree"), s.path("mnt/sshfs"), nil},
-		&sshfs{peerTuned, &s.ssh, s.path("tree"), s.path("mnt/tuned"), tunedOptions},
+		&peers.SSHFS{Label: peerSSHFS, Server: &s.ssh, Tree: s.path("tree"), Mnt: s.path("mnt/sshfs")},
+		&peers.SSHFS{Label: peerTuned, Server: &s.ssh, Tree: s.path("tree"), Mnt: s.path("mnt/tuned"), Options: tunedOptions},
 		&s.ours,
 	}
 	if old != "" {
-		s.old = rpycfs{label: peerOld, bin: old, state: s.path("old"), tree: s.path("tree"), mnt: s.path("mnt/old")}
+		s.old = peers.Rpycfs{Label: peerOld, Bin: old, State: s.path("old"), Tree: s.path("tree"), Mnt: s.path("mnt/old")}
 		s.peers = append(s.peers, &s.old)
 	}
 	return nil
@@ -280,10 +261,10 @@ func (s *site) rows(l *loads, limit time.Duration) []*runs.Row {
 	for _, load := range l.all() {
 		r := &runs.Row{Name: load.name, Unit: load.unit}
 		for _, p := range s.peers {
-			if _, ssh := p.(*sshfs); ssh && load.again {
+			if _, ssh := p.(*peers.SSHFS); ssh && load.again {
 				continue // minutes, for what it does not promise
 			}
-			r.Add(p.name(), func() (float64, error) { return measure(p, load, l.warmUp, limit) })
+			r.Add(p.Name(), func() (float64, error) { return measure(p, load, l.warmUp, limit) })
 		}
 		rows = append(rows, r)
 	}
@@ -294,11 +275,11 @@ func (s *site) rows(l *loads, limit time.Duration) []*runs.Row {
 // directory.
 func (s *site) close() {
 	for _, name := range mountPoints {
-		for isMount(s.path(name)) && syscall.Unmount(s.path(name), syscall.MNT_DETACH) == nil {
+		for peers.IsMount(s.path(name)) && syscall.Unmount(s.path(name), syscall.MNT_DETACH) == nil {
 		}
 	}
-	s.ssh.stop()
-	s.ours.stop()
-	s.old.stop()
+	s.ssh.Stop()
+	s.ours.Stop()
+	s.old.Stop()
 	os.RemoveAll(s.dir)
 }

@@ -546,3 +546,37 @@ func TestUndecidedProgram(t *testing.T) {
 		}
 	}
 }
+
+// TestOpenedAgain: what is open stays so whatever the mode says by then, also for a daemon
+// that is bound by it (tools/test-as-user.sh), and the mode stays what it is.
+func TestOpenedAgain(t *testing.T) {
+	v := newCrashEnv(t)
+	v.start()
+	x := v.prepare()
+	dir := filepath.Join(v.dir, nameOf(t, v, x))
+	writer, list := v.env.open(x.a.Node, fsproto.OpenWrite), v.opendir(x.sub.Node)
+	for _, name := range []string{"a", "sub"} {
+		must(t, os.Chmod(filepath.Join(dir, name), 0))
+	}
+	v.crashAt("changed")
+	result := make(chan error, 1)
+	go func() { // its bytes are looked for
+		_, err := v.write(fsproto.WriteReq{Handle: writer, Flags: fsproto.WriteAppend}, "appended")
+		result <- err
+	}()
+	v.again("")
+	must(t, <-result)
+	if got, err := v.read(x.h, 0, 100); err != nil || string(got) != "textappended" {
+		t.Errorf("the file holds %q, %v", got, err)
+	}
+	if res, err := try(v.env, fsproto.Readdir, fsproto.ReaddirReq{Handle: list, Size: 4096}); err != nil || !res.End {
+		t.Errorf("listing the directory: %+v, %v", res, err)
+	}
+	for _, name := range []string{"a", "sub"} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		must(t, err)
+		if info.Mode().Perm() != 0 {
+			t.Errorf("the mode of %s is %v", name, info.Mode())
+		}
+	}
+}

@@ -445,8 +445,8 @@ func (p *plan) decideAppend(c call, req *fsproto.WriteReq, res *fsproto.WriteRes
 		return false, nil
 	}
 	there := make([]byte, min(uint64(len(c.Data)), st.Size-min(st.Size, p.i.size)))
-	var f *beneath.File
-	s.e.asDaemon(func() { f, err = h.f.Readable() })
+	path := h.r.n.path // it is held while h is open
+	f, err := s.e.openAgain(path, func() (*beneath.File, error) { return path.Open(unix.O_RDONLY) })
 	if err != nil {
 		return false, err
 	}

@@ -378,7 +378,7 @@ func (p *program) git() error {
 		return err
 	}
 	commits := 0
-	for ; commits == 0 || p.more(); commits++ {
+	for ; p.more() || commits == 0; commits++ {
 		name := filepath.Join(dir, fmt.Sprint("file", commits%7))
 		if err := os.WriteFile(name, []byte(rowText(p.who, commits)), 0o644); err != nil {
 			return err

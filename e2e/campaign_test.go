@@ -383,10 +383,11 @@ func (c *campaign) checkLog(log string, reports []report) {
 	c.t.Helper()
 	next := map[int]int{}
 	for line := range strings.Lines(log) {
-		var who, i int
-		var filler string
-		_, _ = fmt.Sscan(line, &who, &i, &filler)
-		if i != next[who] || len(filler) != i%5000 {
+		name, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		number, filler, _ := strings.Cut(rest, " ")
+		who, _ := strconv.Atoi(name)
+		i, err := strconv.Atoi(number)
+		if err != nil || i != next[who] || len(filler) != i%5000 {
 			c.t.Errorf("the log has %.40q where line %d of %d belongs", line, next[who], who)
 			return
 		}

@@ -17,10 +17,14 @@ UNITDIR  ?= /lib/systemd/system
 DESTDIR  ?=
 FUZZTIME ?= 10s
 TESTTIMEOUT ?= 15m
+SOAK     ?= 30m
+ifndef SEED
+SEED     := $(shell echo $$((1 + RANDOM)))
+endif
 
 PROGRAMS := rpycfsd mount.rpycfs umount.rpycfs rpycfs
 
-.PHONY: all build deps test check fuzz bench demo screens install uninstall generate clean
+.PHONY: all build deps test check fuzz soak bench demo screens install uninstall generate clean
 
 all: build
 
@@ -43,6 +47,13 @@ check: deps
 # Runs every fuzz target for FUZZTIME.
 fuzz:
 	@FUZZTIME=$(FUZZTIME) tools/fuzz.sh
+
+# The campaigns of faults at length: two of SOAK each, and one that takes a link away for
+# a sixth of that, twice. The same SEED makes the same faults.
+soak: deps
+	@echo "make soak SOAK=$(SOAK) SEED=$(SEED)"
+	RPYCFS_CAMPAIGN=$(SOAK) RPYCFS_CAMPAIGN_SEED=$(SEED) $(GO) test -race -v -timeout 0 \
+		-artifacts -outputdir "$$(mktemp -d /tmp/rpycfs-soak.XXXXXX)" ./e2e -run '^TestCampaign'
 
 # The programs of bench/, which compare; the Go benchmarks of the packages, if they
 # are wanted, by BENCH=regexp.

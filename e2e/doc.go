@@ -8,7 +8,9 @@
 //	RPYCFS_E2E_TREE=DIR      the tree to copy into a mount (a part of Go's own source)
 //	RPYCFS_E2E_WORKERS=N     processes of the load tests (20)
 //	RPYCFS_E2E_SECONDS=N     how long the load test runs (4)
-//	RPYCFS_E2E_CUTS=N        how often the connection is cut under load (10)
+//	RPYCFS_CAMPAIGN=D        how long programs work while connections and the daemon fail (a
+//	                         few seconds); from 1m on there are 1 to 10 s between faults
+//	RPYCFS_CAMPAIGN_SEED=N   which faults (different each time, and printed)
 //	RPYCFS_ONE_DIRECTORY=D   how long processes change names in one directory (3s); if it is
 //	                         given, no call of theirs may take longer than a second
 //	RPYCFS_FLOOD=D           how long the server's disk is changed at full speed (a number of

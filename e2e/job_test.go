@@ -18,10 +18,11 @@ import (
 const jobEnv = "RPYCFS_E2E_JOB"
 
 var jobs = map[string]func(args []string) error{
-	"jostle": jostleJob, // DIR SEED SECONDS
-	"map":    mapJob,    // FILE SECONDS
-	"flood":  floodJob,  // DIR SEED CHANGES SECONDS
-	"store":  storeJob,  // FILE
+	"jostle":  jostleJob,  // DIR SEED SECONDS
+	"map":     mapJob,     // FILE SECONDS
+	"flood":   floodJob,   // DIR SEED CHANGES SECONDS
+	"store":   storeJob,   // FILE
+	"program": programJob, // KIND DIR WHO LOSING END
 }
 
 func jobMain() int {

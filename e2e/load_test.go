@@ -3,11 +3,9 @@ package e2e
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,9 +26,9 @@ func TestManyProcesses(t *testing.T) {
 	// Buffers and caches fill up in the first half; the second must find them full.
 	half := (seconds + 1) / 2
 	steps := w.workers(count, half, 0)()
-	before := w.usage()
+	before := w.settled()
 	steps += w.workers(count, half, 1000)()
-	after := w.usage()
+	after := w.settled()
 
 	t.Logf("%d processes, %d steps in %d s; %v before, %v after", count, steps, seconds, before, after)
 	if steps < count {
@@ -39,33 +37,10 @@ func TestManyProcesses(t *testing.T) {
 	if n := sameTree(t, w.mnt, w.export); n < count {
 		t.Errorf("only %d files were left to compare", n)
 	}
-	after.checkAgainst(t, before)
-	w.umount()
-	w.stop()
-}
-
-// TestCutUnderLoad cuts the connection at random moments while processes work.
-// The session resumes by itself, and no program sees more than a delay.
-func TestCutUnderLoad(t *testing.T) {
-	needFUSE(t)
-	w := newWorld(t)
-	w.serve()
-	p := newProxy(t, w.port, false)
-	w.mountAt(p.port, "/", w.mnt)
-	count, cuts := setting(t, "RPYCFS_E2E_WORKERS", 20), setting(t, "RPYCFS_E2E_CUTS", 10)
-
-	wait := w.workers(count, 2+cuts/2, 2000)
-	random := rand.New(rand.NewPCG(uint64(cuts), 7))
-	for done := 0; done < cuts; {
-		time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
-		if p.cut() > 0 {
-			done++
-		}
-	}
-	steps := wait()
-	t.Logf("%d processes took %d steps while the connection was cut %d times", count, steps, cuts)
-	if n := sameTree(t, w.mnt, w.export); n < count {
-		t.Errorf("only %d files were left to compare", n)
+	var limit unix.Rlimit
+	must(t, unix.Prlimit(w.daemon.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit))
+	for _, what := range after.grown(before, int(limit.Cur/4)) {
+		t.Error(what)
 	}
 	w.umount()
 	w.stop()
@@ -76,79 +51,118 @@ func TestCutUnderLoad(t *testing.T) {
 // many steps they took.
 func (w *world) workers(count, seconds, seed int) func() int {
 	w.t.Helper()
-	self, err := os.Executable()
-	must(w.t, err)
-	type one struct {
-		cmd      *exec.Cmd
-		out, err bytes.Buffer
-	}
-	all := make([]one, count)
+	end := time.Now().Add(time.Duration(seconds) * time.Second)
+	all := make([]*job, count)
 	for i := range all {
-		o := &all[i]
-		o.cmd = w.command(self)
-		o.cmd.Env = append(w.env(), fmt.Sprintf("%s=%s %d %d", workerEnv, filepath.Join(w.mnt, strconv.Itoa(seed+i)), seed+i, seconds))
-		o.cmd.Stdout, o.cmd.Stderr = &o.out, &o.err
-		must(w.t, o.cmd.Start())
+		all[i] = w.program("files", w.mnt, seed+i, false, end)
 	}
 	return func() int {
 		w.t.Helper()
 		total := 0
-		for i := range all {
-			if err := all[i].cmd.Wait(); err != nil {
-				w.t.Errorf("%v: %s", err, all[i].err.String())
-			}
-			n, _ := strconv.Atoi(strings.TrimSpace(all[i].out.String()))
-			total += n
+		for _, j := range all {
+			total += j.report().Steps
 		}
 		return total
 	}
 }
 
-// usage is what the daemon and the process behind the mount use.
+// usage is what a world uses: daemon, keeper and mounts, and the daemon's records.
 type usage struct {
-	daemonFDs, mountFDs       int
-	daemonCache               int // descriptors that the daemon may keep for nodes
-	daemonMemory, mountMemory int // KiB that are resident
+	processes []figures
+	records   int // KiB
 }
 
-// usage measures once the descriptors have settled: what is released, is
-// released behind the close.
+// figures are what a process uses.
+type figures struct {
+	name                 string
+	descriptors, threads int
+	memory               int // KiB that are resident
+}
+
 func (w *world) usage() usage {
 	w.t.Helper()
-	mounts := w.mountProcesses()
-	if len(mounts) != 1 {
-		w.t.Fatalf("processes behind the mount: %v", mounts)
+	u := usage{processes: []figures{figuresOf(w.t, "daemon", w.daemon.Process.Pid)}}
+	for _, pid := range w.keepers() {
+		u.processes = append(u.processes, figuresOf(w.t, "keeper", pid))
 	}
+	for i, pid := range w.mountProcesses() {
+		u.processes = append(u.processes, figuresOf(w.t, fmt.Sprint("mount ", i+1), pid))
+	}
+	files, _ := filepath.Glob(filepath.Join(w.dir, "state", "*.sessions"))
+	for _, path := range files {
+		info, err := os.Stat(path)
+		must(w.t, err)
+		u.records += int(info.Size() >> 10)
+	}
+	return u
+}
+
+func figuresOf(t testing.TB, name string, pid int) figures {
+	t.Helper()
+	return figures{name: name, descriptors: descriptors(pid), threads: inStatus(t, pid, "Threads"), memory: resident(t, pid)}
+}
+
+// settled measures once the descriptors do not change any more: what is released, is
+// released behind the close.
+func (w *world) settled() usage {
+	w.t.Helper()
 	var u usage
 	eventually(3*time.Second, func() bool {
 		last := u
-		u = usage{
-			daemonFDs: descriptors(w.daemon.Process.Pid), mountFDs: descriptors(mounts[0]),
-			daemonMemory: resident(w.t, w.daemon.Process.Pid), mountMemory: resident(w.t, mounts[0]),
-		}
-		var limit unix.Rlimit
-		must(w.t, unix.Prlimit(w.daemon.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit))
-		u.daemonCache = int(limit.Cur / 4)
-		return u.daemonFDs < 40 && u.daemonFDs == last.daemonFDs && u.mountFDs == last.mountFDs
+		u = w.usage()
+		return slices.EqualFunc(u.processes, last.processes, func(a, b figures) bool {
+			return a.name == b.name && a.descriptors == b.descriptors
+		})
 	})
 	return u
 }
 
 func (u usage) String() string {
-	return fmt.Sprintf("daemon %d KiB and %d descriptors, mount %d KiB and %d descriptors",
-		u.daemonMemory, u.daemonFDs, u.mountMemory, u.mountFDs)
+	var b strings.Builder
+	for _, f := range u.processes {
+		fmt.Fprintf(&b, "%s %d KiB, %d descriptors, %d threads; ", f.name, f.memory, f.descriptors, f.threads)
+	}
+	fmt.Fprintf(&b, "records %d KiB", u.records)
+	return b.String()
 }
 
-// checkAgainst allows what a garbage collector and bounded caches may keep.
-func (u usage) checkAgainst(t *testing.T, before usage) {
-	t.Helper()
-	const slack = 48 << 10 // KiB
-	if u.daemonMemory > before.daemonMemory+slack || u.mountMemory > before.mountMemory+slack {
-		t.Errorf("memory grew: %v, before %v", u, before)
+// withLeast is the same with the least memory of some samples: how much of it is garbage
+// changes all the time.
+func (u usage) withLeast(samples []usage) usage {
+	u.processes = slices.Clone(u.processes)
+	for _, s := range samples {
+		for i := range u.processes {
+			for _, f := range s.processes {
+				if f.name == u.processes[i].name {
+					u.processes[i].memory = min(u.processes[i].memory, f.memory)
+				}
+			}
+		}
 	}
-	if u.mountFDs > before.mountFDs+8 || u.daemonFDs > before.daemonFDs+u.daemonCache {
-		t.Errorf("descriptors were kept: %v, before %v", u, before)
+	return u
+}
+
+// grown tells what is used more than before, beyond what the garbage collector, the
+// scheduler and pools may keep, and so many descriptors in caches.
+func (u usage) grown(before usage, cached int) []string {
+	var found []string
+	more := func(what string, now, then, slack int) {
+		if now > then+slack {
+			found = append(found, fmt.Sprintf("%s: %d, before %d", what, now, then))
+		}
 	}
+	for _, f := range u.processes {
+		i := slices.IndexFunc(before.processes, func(b figures) bool { return b.name == f.name })
+		if i < 0 {
+			continue // the keeper comes and goes
+		}
+		then := before.processes[i]
+		more("descriptors of the "+f.name, f.descriptors, then.descriptors, 8+cached)
+		more("threads of the "+f.name, f.threads, then.threads, 16)
+		more("KiB of memory of the "+f.name, f.memory, then.memory, 48<<10)
+	}
+	more("KiB of records", u.records, before.records, 1<<10)
+	return found
 }
 
 func descriptors(pid int) int {
@@ -159,15 +173,21 @@ func descriptors(pid int) int {
 // resident is the memory of a process in KiB.
 func resident(t testing.TB, pid int) int {
 	t.Helper()
+	return inStatus(t, pid, "VmRSS")
+}
+
+// inStatus is a number of /proc/PID/status.
+func inStatus(t testing.TB, pid int, name string) int {
+	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	must(t, err)
 	for line := range strings.Lines(string(text)) {
-		var kib int
-		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kib); err == nil {
-			return kib
+		var n int
+		if _, err := fmt.Sscanf(line, name+": %d", &n); err == nil {
+			return n
 		}
 	}
-	t.Fatalf("process %d has no VmRSS", pid)
+	t.Fatalf("process %d has no %s", pid, name)
 	return 0
 }
 

@@ -16,9 +16,6 @@ var bin string
 
 func TestMain(m *testing.M) {
 	history.ServeLoader()
-	if os.Getenv(workerEnv) != "" {
-		os.Exit(workerMain())
-	}
 	if os.Getenv(jobEnv) != "" {
 		os.Exit(jobMain())
 	}

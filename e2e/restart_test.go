@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,10 +59,21 @@ func (w *world) keepers() []int {
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
 		if len(fields) == 8 && strings.HasPrefix(fields[7], w.dir+"/") && strings.HasSuffix(fields[7], ".keeper") && fields[3] == "00010000" {
-			found = append(found, len(found))
+			found = append(found, holders("rpycfsd", "--keeper", "socket:["+fields[6]+"]")...)
 		}
 	}
 	return found
+}
+
+// holders returns the processes of a program with an argument that have a file open.
+func holders(program, argument, file string) []int {
+	return slices.DeleteFunc(processesWith(program, argument), func(pid int) bool {
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		return !slices.ContainsFunc(links, func(link string) bool {
+			to, err := os.Readlink(link)
+			return err == nil && to == file
+		})
+	})
 }
 
 // openFiles are open files with different fates.

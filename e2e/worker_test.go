@@ -14,31 +14,6 @@ import (
 	"time"
 )
 
-// workerEnv makes the test binary a worker: "DIR SEED SECONDS".
-const workerEnv = "RPYCFS_E2E_WORKER"
-
-// workerMain does checked file work in a directory of its own until its time is
-// over: what it finds must always be what it left. It prints how many steps it
-// took.
-func workerMain() int {
-	var w worker
-	var seed uint64
-	var seconds int
-	if _, err := fmt.Sscan(os.Getenv(workerEnv), &w.dir, &seed, &seconds); err != nil {
-		fmt.Fprintln(os.Stderr, "worker:", err)
-		return 2
-	}
-	w.rand = rand.New(rand.NewPCG(seed, 1))
-	w.files = make(map[string][]byte)
-	steps, err := w.work(time.Now().Add(time.Duration(seconds) * time.Second))
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "worker %d, step %d: %v\n", seed, steps, err)
-		return 1
-	}
-	fmt.Println(steps)
-	return 0
-}
-
 // writerEnv makes the test binary write to the file that it names until that
 // fails; it prints how many bytes were written, and the error.
 const writerEnv = "RPYCFS_E2E_WRITER"

@@ -244,6 +244,9 @@ func (w *world) end() {
 	if w.t.Failed() {
 		text, _ := os.ReadFile(filepath.Join(w.dir, "mount.log"))
 		w.t.Logf("the daemon's log:\n%s\nthe mount's log:\n%s", tail(w.daemonLog()), tail(string(text)))
+		for _, name := range []string{"daemon.log", "mount.log"} { // whole, for -artifacts
+			_ = exec.Command("cp", filepath.Join(w.dir, name), w.t.ArtifactDir()).Run()
+		}
 	}
 }
 
@@ -259,7 +262,7 @@ func sweep(t testing.TB, dir string) {
 	}
 	for _, pid := range processesWith("mount.rpycfs", dir) {
 		t.Errorf("process %d behind a mount does not end; killing it", pid)
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+		_ = syscall.Kill(pid, syscall.SIGQUIT) // its log tells what it does
 	}
 	for _, m := range mountsBelow(dir) {
 		_ = exec.Command("fusermount3", "-u", "-z", m).Run()

@@ -3,9 +3,9 @@
 # mounting, those of events, of which the kernel tells such a user less, and those of
 # the export, where modes bind such a user. For whoever is not root, `go test` has done
 # so already. Everything that the user needs is put into a directory of its own, since
-# the checkout may lie where only root can look. What does not depend on who mounts has been run by `go test` and is left out:
-# the chat, compiling with a cold cache, half of the load, and what several mounts
-# have to do with each other.
+# the checkout may lie where only root can look. What does not depend on who mounts has
+# been run by `go test` and is left out: the chat, compiling with a cold cache, half of
+# the load, and what several mounts have to do with each other.
 set -eu
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || exit 0
@@ -53,7 +53,7 @@ fi
 skip='TestRealWork/build|^Test([BFH][0-9]|Chat|EchoBot|ManyListeners)|TestScripts/(chat|daemon|passwd|version)'
 skip+='|^TestLock(Table|Counters|SQLite|Busy|Fresh|Cut|KilledWhileCut|MountKilled|AfterClose)$'
 skip+='|^Test(MoreFilesThanNodes|NothingReadableOnTheWire|NameLocks|NameHandedOver|OpenReplaced|AppendTwoMounts|CloseToOpen|Histories|HistoriesWithFaults|BrokenRecall)$'
-export skip RPYCFS_E2E_WORKERS=8 RPYCFS_E2E_CUTS=4
+export skip RPYCFS_E2E_WORKERS=8
 for package in e2e mount internal/fsevents rpycfsd/export; do
 	echo "as $user: $package"
 	"${around[@]}" "$own_fuse"'cd "$tmp/$1"; as_user "$tmp/$1.test" -test.timeout 10m -test.skip "$skip"' - "$package"

@@ -259,7 +259,7 @@ func grantError(e syscall.Errno) error {
 	return e
 }
 
-// freshen drops what the kernel has cached of a file that was just locked, and
+// freshen drops what the kernel and we have cached of a file that was just locked, and
 // of the names beside it: others may have changed them under their locks. It
 // ends before the program is told of its lock.
 //
@@ -268,6 +268,7 @@ func grantError(e syscall.Errno) error {
 // answered without this one. They may take as long as the daemon, so that a
 // program that is being killed waits no longer.
 func (fs *FS) freshen(ctx context.Context, node fsproto.Node) fuse.Status {
+	fs.store.drop(node) // a lock that was granted while we were away overtakes the word that leases are lost
 	dir := fs.locks.dirOf(node)
 	names, wait := fs.guard.stale(dir)
 	done := make(chan struct{})

@@ -11,68 +11,58 @@ import (
 	"time"
 )
 
-// sshServer is a real sshd on loopback with keys of its own in dir.
+// sshServer is a real sshd with keys of its own in dir.
 type sshServer struct {
-	dir  string
-	proc *process // once it has been started
-	port string
+	dir, host, port string
+	proc            *process
 }
 
 func (s *sshServer) userKey() string { return filepath.Join(s.dir, "user_key") }
 
 func (s *sshServer) knownHosts() string { return filepath.Join(s.dir, "known_hosts") }
 
-// start starts sshd in the foreground unless it runs.
-func (s *sshServer) start() error {
-	if s.proc != nil {
-		return nil
-	}
+// startSSH starts sshd in the foreground.
+func startSSH(c *cell) (*sshServer, error) {
+	s := &sshServer{dir: c.tmp, host: c.link.host}
 	hostKey := filepath.Join(s.dir, "host_key")
 	for _, key := range []string{hostKey, s.userKey()} {
 		out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("ssh-keygen: %w: %s", err, out)
+			return nil, fmt.Errorf("ssh-keygen: %w: %s", err, out)
 		}
 	}
 	var err error
-	if s.port, err = freePort(); err != nil {
-		return err
+	if s.port, err = c.link.server.freePort(s.host); err != nil {
+		return nil, err
 	}
 	pub, err := os.ReadFile(hostKey + ".pub")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	known := fmt.Sprintf("[127.0.0.1]:%s %s", s.port, pub)
+	known := fmt.Sprintf("[%s]:%s %s", s.host, s.port, pub)
 	if err := os.WriteFile(s.knownHosts(), []byte(known), 0o600); err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // its privilege separation wants it
-		return err
+		return nil, err
 	}
 	conf := filepath.Join(s.dir, "sshd_config")
 	if err := os.WriteFile(conf, []byte(s.config(hostKey)), 0o600); err != nil {
-		return err
+		return nil, err
 	}
 	sshd, err := exec.LookPath("/usr/sbin/sshd")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if s.proc, err = start(nil, sshd, "-D", "-e", "-f", conf); err != nil {
-		return err
+	if s.proc, err = c.server.start(sshd, "-D", "-e", "-f", conf); err != nil {
+		return nil, err
 	}
-	return awaitPort(s.port, s.proc)
-}
-
-// stop ends sshd if it runs.
-func (s *sshServer) stop() {
-	if s.proc != nil {
-		s.proc.stop()
-	}
+	return s, awaitPort(c.link, s.port, s.proc)
 }
 
 func (s *sshServer) config(hostKey string) string {
 	return strings.Join([]string{
-		"ListenAddress 127.0.0.1",
+		"ListenAddress " + s.host,
 		"Port " + s.port,
 		"HostKey " + hostKey,
 		"AuthorizedKeysFile " + s.userKey() + ".pub",
@@ -88,20 +78,10 @@ func (s *sshServer) config(hostKey string) string {
 	}, "\n")
 }
 
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
-}
-
-// awaitPort waits until something listens on port, at most 10 s.
-func awaitPort(port string, p *process) error {
+// awaitPort waits until the client's side reaches port of the server, at most 10 s.
+func awaitPort(k *link, port string, p *process) error {
 	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); {
-		if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
+		if c, err := k.client.dial(net.JoinHostPort(k.host, port)); err == nil {
 			return c.Close()
 		}
 		select {
@@ -114,32 +94,31 @@ func awaitPort(port string, p *process) error {
 	return fmt.Errorf("%s does not listen", p.cmd.Path)
 }
 
-// sshfs mounts through a server; several may share one.
+// sshfs mounts through an sshd.
 type sshfs struct {
 	label   string
-	server  *sshServer
-	tree    string
-	mnt     string
 	options []string
 }
 
 func (s *sshfs) name() string { return s.label }
 
-func (s *sshfs) mount(ctx context.Context) (*mounted, error) {
-	if err := s.server.start(); err != nil {
+func (s *sshfs) mount(ctx context.Context, c *cell) (*mounted, error) {
+	server, err := startSSH(c)
+	if err != nil {
 		return nil, err
 	}
-	args := []string{"-f", "-p", s.server.port, "127.0.0.1:" + s.tree, s.mnt,
-		"-o", "IdentityFile=" + s.server.userKey(),
-		"-o", "UserKnownHostsFile=" + s.server.knownHosts(),
+	args := []string{"-f", "-p", server.port, server.host + ":" + c.tree, c.mnt,
+		"-o", "IdentityFile=" + server.userKey(),
+		"-o", "UserKnownHostsFile=" + server.knownHosts(),
 		"-o", "IdentitiesOnly=yes,BatchMode=yes,StrictHostKeyChecking=yes",
 		"-F", "none"}
 	for _, o := range s.options {
 		args = append(args, "-o", o)
 	}
-	p, err := start(nil, "sshfs", args...)
+	p, err := c.client.start("sshfs", args...)
 	if err != nil {
+		server.proc.kill()
 		return nil, err
 	}
-	return awaitMount(ctx, s.mnt, p)
+	return awaitMount(ctx, c.mnt, p, server.proc)
 }

@@ -139,10 +139,7 @@ func (l *load) fits(k *link, peer string, e *regexp.Regexp) bool {
 // all returns the workloads; full are those of which these are a part.
 func (l *loads) all(full *loads) []load {
 	whole := func(n, all int) float64 { return float64(all) / float64(n) }
-	files := 1.
-	if l != full {
-		files = whole(len(l.tree.entries), len(full.tree.entries))
-	}
+	files, dirs := whole(len(l.tree.entries), len(full.tree.entries)), whole(l.tree.dirs, full.tree.dirs)
 	random := func(name string, threads int, warm func() error) load {
 		return load{name: name, unit: unitReads, warm: warm, run: func(mnt string) (float64, error) { return l.readRandom(mnt, threads) }}
 	}
@@ -151,7 +148,11 @@ func (l *loads) all(full *loads) []load {
 			run: func(mnt string) (float64, error) { return l.makeSmall(mnt, threads) }}
 	}
 	ofTree := func(name, again string, run func(string) error, before, after func() error) load {
-		return load{name: name, unit: unitTime, again: again, whole: files, before: before, after: after,
+		all := files
+		if name == rowFind {
+			all = dirs
+		}
+		return load{name: name, unit: unitTime, again: again, whole: all, before: before, after: after,
 			run: func(mnt string) (float64, error) { return float64(len(l.tree.entries)), run(mnt) }}
 	}
 	all := []load{

@@ -71,7 +71,7 @@ func enterNamespace() error {
 }
 
 // slow are the cells that would take hours.
-const slow = `ms/.*/(sshfs|rclone)|ms/(small files|untar|git clone|rm -rf|go build|SQLite)`
+const slow = `ms/.*/sshfs|/rclone|ms/(small files|untar|git clone|rm -rf|go build|SQLite)`
 
 type options struct {
 	dir, bin, old, json, render, plot string
@@ -82,6 +82,7 @@ type options struct {
 	sizes
 	limit, total time.Duration
 	check        bool
+	verbose      bool
 }
 
 func parse(args []string, stderr io.Writer) (*options, error) {
@@ -111,6 +112,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.Uint64Var(&o.seed, "seed", 1, "`number` that chooses the files, the offsets and the module")
 	f.DurationVar(&o.limit, "limit", 10*time.Minute, "end a cell that takes longer")
 	f.DurationVar(&o.total, "total", 6*time.Hour, "end everything after this time")
+	f.BoolVar(&o.verbose, "v", false, "say what each cell has brought")
 	f.BoolVar(&o.check, "check", false, "exit 4 when a target is missed")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -176,12 +178,16 @@ func (o *options) measure(stderr io.Writer) (*Report, error) {
 		for _, r := range rows {
 			for _, c := range runs.Order(r.cells, round) {
 				fmt.Fprintf(progress, "\r\033[Kround %d of %d: %s, %s, %s", round+1, o.rounds, r.link, r.name, c.peer)
+				begin := time.Now()
 				c.measure()
+				if o.verbose {
+					fmt.Fprintf(stderr, "%s, %s, %s: %.2f s in all; %s\n", r.link, r.name, c.peer, time.Since(begin).Seconds(), c.last())
+				}
 			}
-		}
-		if o.json != "" {
-			if err := rep.write(o.json); err != nil {
-				return nil, err
+			if o.json != "" { // now, so that a run that is ended leaves something
+				if err := rep.write(o.json); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}

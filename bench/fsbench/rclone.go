@@ -40,9 +40,10 @@ func (rclone) mount(ctx context.Context, c *cell) (*mounted, error) {
 	return m, err
 }
 
-// uploaded waits until nothing is left to upload.
+// uploaded waits until nothing is left to upload. The kernel does not wait for the
+// answer when it tells that a file was closed, so nothing is so three times in a row.
 func uploaded(ctx context.Context, here *place, control string) error {
-	for {
+	for nothing := 0; ; {
 		out, err := spawn{place: here}.run(ctx, "rclone", "rc", "--rc-addr", control, "vfs/stats")
 		if err != nil {
 			return err
@@ -53,7 +54,11 @@ func uploaded(ctx context.Context, here *place, control string) error {
 		if err := json.Unmarshal(out, &stats); err != nil {
 			return err
 		}
-		if stats.DiskCache.UploadsInProgress+stats.DiskCache.UploadsQueued == 0 {
+		nothing++
+		if stats.DiskCache.UploadsInProgress+stats.DiskCache.UploadsQueued > 0 {
+			nothing = 0
+		}
+		if nothing == 3 {
 			return nil
 		}
 		select {

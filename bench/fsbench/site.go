@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,6 +113,18 @@ func (c *rowCell) measure() {
 			f.Rounds = append(f.Rounds, samples[i])
 		}
 	}
+}
+
+// last tells what the last measurement has brought.
+func (c *rowCell) last() string {
+	var all []string
+	for _, f := range c.figures {
+		if f.Error != "" {
+			return f.Error
+		}
+		all = append(all, fmt.Sprintf("%.3f %s", f.Rounds[len(f.Rounds)-1].Figure, f.Unit))
+	}
+	return strings.Join(all, ", ")
 }
 
 // rows returns what is to be measured.

@@ -20,7 +20,7 @@ TESTTIMEOUT ?= 15m
 
 PROGRAMS := rpycfsd mount.rpycfs umount.rpycfs rpycfs
 
-.PHONY: all build deps test check fuzz bench demo screens install uninstall generate clean
+.PHONY: all build deps test check fuzz bench bench-compare demo screens install uninstall generate clean
 
 all: build
 
@@ -44,8 +44,9 @@ check: deps
 fuzz:
 	@FUZZTIME=$(FUZZTIME) tools/fuzz.sh
 
-# The programs of bench/, which compare; the Go benchmarks of the packages, if they
-# are wanted, by BENCH=regexp.
+# The programs of bench/, which compare: as root also mounts, over loopback and
+# emulated links, which takes hours (bench/README.md says how it takes less). The Go
+# benchmarks of the packages, if they are wanted, by BENCH=regexp.
 bench:
 ifdef BENCH
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
@@ -53,6 +54,11 @@ else
 	$(MAKE) -C bench rpc
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) -C bench fs; fi
 endif
+
+# The Go benchmarks beside those of another commit, by benchstat.
+BASE ?= HEAD
+bench-compare:
+	@tools/bench-compare.sh $(BASE)
 
 demo: deps build
 	@tools/demo.sh

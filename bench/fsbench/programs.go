@@ -17,7 +17,9 @@ import (
 // pattern is what grep looks for.
 const pattern = "TODO"
 
-func (l *loads) gocache(name string) string { return filepath.Join(filepath.Dir(l.away), "gocache-"+name) }
+func (l *loads) gocache(name string) string {
+	return filepath.Join(filepath.Dir(l.away), "gocache-"+name)
+}
 
 // preparePrograms makes what the programs work on.
 func (l *loads) preparePrograms() error {

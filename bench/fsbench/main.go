@@ -31,23 +31,24 @@ const (
 )
 
 func main() {
-	role := ""
-	if len(os.Args) == 4 {
-		role = os.Args[1]
+	actRole()
+	os.Exit(bench(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// actRole does not return if the process has a role.
+func actRole() {
+	if len(os.Args) != 4 {
+		return
 	}
-	var err error
-	switch role {
-	case roleLoopback:
-		err = serveLoopback(os.Args[2:])
-	case rolePass:
-		err = passPackets(os.Args[2:])
-	default:
-		os.Exit(bench(os.Args[1:], os.Stdout, os.Stderr))
+	role := map[string]func([]string) error{roleLoopback: serveLoopback, rolePass: passPackets}[os.Args[1]]
+	if role == nil {
+		return
 	}
-	if err != nil {
+	if err := role(os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, "fsbench:", err)
 		os.Exit(1)
 	}
+	os.Exit(0)
 }
 
 // enterNamespace runs the program again in a mount namespace of its own. Its

@@ -95,8 +95,9 @@ func (r *Report) verdicts() []Verdict {
 			}
 			if t.Measure == ofMemory {
 				if peak := r.peak(link); peak > 0 {
-					t.Link = link
-					all = append(all, Verdict{Target: t, Found: peak, Met: peak <= t.Must})
+					v := Verdict{Target: t, Found: peak, Met: peak <= t.Must}
+					v.Link = link
+					all = append(all, v)
 				}
 				continue
 			}

@@ -131,8 +131,14 @@ func (c *cell) used(ctx context.Context, m *mounted) (s Sample, err error) {
 
 // newCell makes directories and control groups for one measurement.
 func (s *site) newCell(k *link) (*cell, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return nil, errors.New("the run is over")
+	}
 	s.cells++
 	c := &cell{link: k, tree: s.path("tree"), mnt: s.path("mnt")}
+	s.cell = c
 	var err error
 	if c.tmp, err = os.MkdirTemp(s.dir, "cell-"); err != nil {
 		return nil, err

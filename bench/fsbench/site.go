@@ -17,8 +17,12 @@ type site struct {
 	loads   []*loads // the whole, and a part
 	peers   []peer
 	streams []*stream
-	cells   int
 	closed  sync.Once
+
+	mu    sync.Mutex
+	over  bool // no more cells
+	cells int
+	cell  *cell // the last one
 }
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
@@ -144,7 +148,7 @@ func (s *site) rows(o *options) []*row {
 					l = parts[i]
 				}
 				if l.fits(k, p.name(), &o.only) {
-					r.cells = append(r.cells, s.cell(k, p, l, o.limit))
+					r.cells = append(r.cells, s.rowCell(k, p, l, o.limit))
 				}
 			}
 			for _, t := range s.streams {
@@ -164,7 +168,7 @@ func (s *site) rows(o *options) []*row {
 	return rows
 }
 
-func (s *site) cell(k *link, p peer, l load, limit time.Duration) *rowCell {
+func (s *site) rowCell(k *link, p peer, l load, limit time.Duration) *rowCell {
 	c := &rowCell{peer: p.name(), run: func() ([]Sample, error) { return s.measure(k, p, l, limit) }}
 	for _, name := range []string{l.name, l.again} {
 		if name != "" {
@@ -176,6 +180,12 @@ func (s *site) cell(k *link, p peer, l load, limit time.Duration) *rowCell {
 
 func (s *site) close() {
 	s.closed.Do(func() {
+		s.mu.Lock()
+		s.over = true
+		s.mu.Unlock()
+		if s.cell != nil {
+			s.cell.close() // who waits in a mount gets an error
+		}
 		for isMount(s.path("mnt")) && syscall.Unmount(s.path("mnt"), syscall.MNT_DETACH) == nil {
 		}
 		for _, k := range s.links {

@@ -67,7 +67,6 @@ type loads struct {
 	backing, name, away string
 
 	tree    *tree
-	index   string // git's, as it is after prepare
 	matches []byte // what grep finds
 	prints  string // by the module's program
 }

@@ -109,7 +109,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.files, "files", 10000, "files of the tree, at most")
 	f.IntVar(&o.modules, "modules", 100, "packages of the module that go build builds")
 	f.IntVar(&o.inserts, "inserts", 200, "rows that SQLite inserts, each in a transaction")
-	f.StringVar(&o.source, "tree", filepath.Join(runtime.GOROOT(), "src"), "the tree is a copy of `dir`")
+	f.StringVar(&o.source, "tree", "", "the tree is a copy of `dir` (default: Go's own sources)")
 	f.Uint64Var(&o.seed, "seed", 1, "`number` that chooses the files, the offsets and the module")
 	f.DurationVar(&o.limit, "limit", 10*time.Minute, "end a cell that takes longer")
 	f.DurationVar(&o.total, "total", 6*time.Hour, "end everything after this time")

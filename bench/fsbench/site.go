@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -68,6 +69,14 @@ func (s *site) setUp(o *options) error {
 
 // prepare makes what the workloads need.
 func (s *site) prepare(o *options) error {
+	if o.source == "" {
+		root, err := exec.Command("go", "env", "GOROOT").Output()
+		if err != nil {
+			return fmt.Errorf("go env GOROOT: %w", err)
+		}
+		o.source = filepath.Join(strings.TrimSpace(string(root)), "src")
+	}
+	o.source = filepath.Clean(o.source)
 	full := o.sizes
 	full.bytes = o.mib << 20
 	part := o.sizes.part(o.part)

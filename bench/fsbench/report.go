@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -207,6 +209,7 @@ func (r *Report) markdown(w io.Writer) {
 		r.table(w, link, (*Figure).text)
 		fmt.Fprintf(w, "\nCPU seconds of client + server; peak MiB of client + server, %s:\n\n", link)
 		r.table(w, link, (*Figure).usage)
+		r.calls(w, link)
 	}
 	fmt.Fprintf(w, "\n### Targets\n\n| workload | link | compared with | what | wanted | found | |\n|---|---|---|---|---|---|---|\n")
 	for _, v := range r.verdicts() {
@@ -240,10 +243,43 @@ func (r *Report) table(w io.Writer, link string, cell func(*Figure) string) {
 	}
 }
 
+// calls writes what the kernel asked of rpycfs, and rpycfs of its server, in the
+// last round.
+func (r *Report) calls(w io.Writer, link string) {
+	fmt.Fprintf(w, "\nRequests of the kernel to %s and its calls to the server, %s:\n\n| workload | requests | calls | of these |\n|---|---:|---:|---|\n", peerRpycfs, link)
+	for _, f := range r.over(link) {
+		if f.Peer != peerRpycfs || len(f.Rounds) == 0 || f.Rounds[len(f.Rounds)-1].Calls == nil {
+			continue
+		}
+		c := f.Rounds[len(f.Rounds)-1].Calls
+		requests, _ := most(c.Requests)
+		calls, names := most(c.Calls)
+		fmt.Fprintf(w, "| %s | %d | %d | %s |\n", f.Row, requests, calls, names)
+	}
+}
+
+// most returns the sum of counts and the highest of them, with their names.
+func most(counts map[string]int64) (sum int64, text string) {
+	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), strings.Compare(a, b))
+	})
+	var all []string
+	for i, name := range names {
+		sum += counts[name]
+		if i < 8 {
+			all = append(all, fmt.Sprintf("%s %d", name, counts[name]))
+		}
+	}
+	return sum, strings.Join(all, ", ")
+}
+
 // text is a cell of the first table; ~ marks what is extrapolated.
 func (f *Figure) text() string {
-	if len(f.Rounds) == 0 {
+	if f.Error != "" {
 		return "failed"
+	}
+	if len(f.Rounds) == 0 {
+		return "" // the run was ended before
 	}
 	mark := ""
 	if f.Times != 1 {

@@ -42,6 +42,7 @@ func report() *Report {
 	for _, link := range []string{linkLoopback, "200mbit/30ms"} {
 		r.Figures = append(r.Figures, one(link, peerLocal, 1), one(link, peerSSHFS, 4), one(link, peerTuned, 2), one(link, peerRpycfs, 1))
 	}
+	r.Figures[3].Rounds[0].Calls = &Calls{map[string]int64{"LOOKUP": 3}, map[string]int64{"read": 1, "lookup": 2, "open": 1}}
 	r.Figures[5].Times = 20
 	r.Figures[6].Rounds, r.Figures[6].Error = nil, "it broke"
 	return r
@@ -78,7 +79,7 @@ func TestReport(t *testing.T) {
 	r.markdown(&text)
 	for _, part := range []string{
 		"| grep -r, cold | s | 1.0 | 4.0 | 2.0 | 1.0 |", "| grep -r, cold | s | 1.0 | ~4.0 | failed | 1.0 |",
-		"| 1.00 + 1.00; 20 + 300 |", "| ≥ 40 | ~4 | **missed** |",
+		"| 1.00 + 1.00; 20 + 300 |", "| grep -r, cold | 3 | 4 | lookup 2, open 1, read 1 |", "| ≥ 40 | ~4 | **missed** |",
 	} {
 		if !strings.Contains(text.String(), part) {
 			t.Errorf("%q is missing in\n%s", part, &text)

@@ -73,6 +73,10 @@ func (fs *FS) show(id fsproto.Node, a *fsproto.Attr) {
 	now := time.Since(fs.nodes.made)
 	fs.nodes.update(id, func(n *node) {
 		s := &n.seen
+		if s.leased && s.change > a.Change {
+			s.sure = false // a reply that was overtaken
+			return
+		}
 		if lately := s.told != 0 && now-s.told < fs.cfg.AttrTimeout; !lately {
 			s.sure = true
 		} else if s.change != a.Change {
@@ -81,6 +85,12 @@ func (fs *FS) show(id fsproto.Node, a *fsproto.Attr) {
 		s.change, s.told = a.Change, now
 		s.leased = fs.leases.valid(id, a.Lease)
 	})
+}
+
+// told is show for the reply to a change, which the kernel takes in any case.
+func (fs *FS) told(id fsproto.Node, a *fsproto.Attr) {
+	fs.show(id, a)
+	fs.nodes.update(id, func(n *node) { n.seen.sure = n.seen.change == a.Change })
 }
 
 // wrote notes what a change of a file's data by this mount has made of it. The pages
@@ -128,11 +138,15 @@ func (fs *FS) drop(id fsproto.Node) {
 
 // refresh makes the kernel ask for the attributes of a file that is being opened
 // if those that it has are out of date, or may be: who opens a file sees what others
-// had written when they closed it. Pages are dropped by the kernel itself.
-func (fs *FS) refresh(id fsproto.Node, a *fsproto.Attr) {
-	if s := fs.nodes.seen(id); !s.sure || s.change != a.Change {
+// had written when they closed it. Pages are dropped by the kernel itself. It reports
+// whether the kernel is sure not to have others than it was told last: if it is not, it
+// may go on with the old size, for it passes over the new one if a recall comes by.
+func (fs *FS) refresh(id fsproto.Node, a *fsproto.Attr) (sure bool) {
+	s := fs.nodes.seen(id)
+	if !s.sure || s.change != a.Change {
 		fs.notices.drop(id, attrOnly)
 	}
+	return s.sure
 }
 
 // attrOnly is the offset that leaves the pages alone.

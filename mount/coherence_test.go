@@ -87,6 +87,14 @@ func TestShow(t *testing.T) {
 	wants("told again, later")
 	fs.show(9, attr(3))
 	wants("changed, but not read since")
+	if fs.refresh(9, attr(3)) || len(k) != 1 {
+		t.Error("sure of what was told right after something else")
+	}
+	k = nil
+	fs.told(9, attr(3))
+	if !fs.refresh(9, attr(3)) {
+		t.Error("not sure of what the reply to a change has told")
+	}
 	fs.drop(9)
 	wants("appended, but not read since")
 	fs.nodes.reading(9)()

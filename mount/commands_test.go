@@ -158,6 +158,20 @@ func TestUnmount(t *testing.T) {
 	}
 }
 
+// TestUnmountedAtOnce: a mount that is not used is not busy, from the beginning.
+func TestUnmountedAtOnce(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w := newWorld(t)
+	for range 15 {
+		w.mount("/")
+		if w.unmount(); t.Failed() {
+			return
+		}
+	}
+}
+
 // TestReadOnly mounts with -r: the kernel refuses changes by itself.
 func TestReadOnly(t *testing.T) {
 	if !needFUSE(t) {
@@ -212,6 +226,7 @@ func TestStale(t *testing.T) {
 	w.mount("/")
 	m, err := mounts.At(w.point)
 	w.ok(err)
+	t.Setenv("XDG_RUNTIME_DIR", w.home) // where an ordinary user's process is noted
 	held, err := os.Open(w.point)
 	w.ok(err)
 	defer held.Close()

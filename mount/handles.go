@@ -2,6 +2,7 @@ package mount
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 )
@@ -9,7 +10,8 @@ import (
 // file is an open file.
 type file struct {
 	node   fsproto.Node
-	direct bool // the kernel's cache is not used for reading and writing
+	direct bool        // the kernel's cache is not used for reading and writing
+	stored atomic.Bool // but our own is for reading
 	late   late
 }
 

@@ -61,6 +61,7 @@ type injector struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{} // nil: not started
+	probed chan struct{} // closed when it is known whether there are events
 
 	mu    sync.Mutex
 	queue []queued
@@ -76,7 +77,7 @@ type queued struct {
 }
 
 func newInjector(fs *FS) *injector {
-	in := &injector{fs: fs, log: fs.log, void: newVoid(fs), freed: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	in := &injector{fs: fs, log: fs.log, void: newVoid(fs), freed: make(chan struct{}, 1), wake: make(chan struct{}, 1), probed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	in.ctx, in.cancel = rpc.Leaving(ctx), cancel
 	return in
@@ -143,11 +144,14 @@ func (in *injector) state() string {
 func (in *injector) run() {
 	defer close(in.done)
 	defer in.retire()
+	var err error
 	if in.why != "" {
-		in.giveUp(errors.New(in.why))
-		return
+		err = errors.New(in.why)
+	} else {
+		err = in.probe()
 	}
-	if err := in.probe(); err != nil {
+	close(in.probed)
+	if err != nil {
 		if in.ctx.Err() == nil {
 			in.giveUp(err)
 		}

@@ -36,9 +36,11 @@ func (fs *FS) leftBehind(req, res any, err error) {
 	case *fsproto.TmpfileReq:
 		fs.unopened(r.Handle, err)
 	case *fsproto.OpenReq:
-		fs.notices.invalidate(r.Node) // it may have been truncated
+		fs.store.drop(r.Node) // it may have been truncated
+		fs.notices.invalidate(r.Node)
 		fs.unopened(r.Handle, err)
 	case *fsproto.SetattrReq:
+		fs.store.drop(r.Node)
 		fs.notices.invalidate(r.Node)
 	case *fsproto.SetxattrReq:
 		fs.notices.invalidate(r.Node)
@@ -67,6 +69,7 @@ func (fs *FS) dropName(dir fsproto.Node, name string) {
 // dropFile drops what the kernel has of an open file.
 func (fs *FS) dropFile(h fsproto.Handle) {
 	if f := fs.handles.file(uint64(h)); f != nil {
+		fs.store.drop(f.node)
 		fs.notices.invalidate(f.node)
 	}
 }
@@ -76,6 +79,32 @@ func (fs *FS) unopened(h fsproto.Handle, err error) {
 	if err == nil {
 		_ = rpc.Call(fs.link.ctx, fs.peer, fsproto.Release, &fsproto.ReleaseReq{Handle: h}, &fsproto.Empty{})
 	}
+}
+
+// undecided counts changes of which it cannot be told whether they were made.
+type undecided struct {
+	mu     sync.Mutex
+	status UndecidedStatus
+}
+
+// note takes the error of a call.
+func (u *undecided) note(op string, err error) {
+	if !fsproto.IsUndecided(err) {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.status = UndecidedStatus{u.status.Count + 1, op, time.Now()}
+}
+
+func (u *undecided) get() *UndecidedStatus {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.status.Count == 0 {
+		return nil
+	}
+	s := u.status
+	return &s
 }
 
 // unwritten counts what the kernel had taken for written and the daemon has not: pages

@@ -111,11 +111,15 @@ type FS struct {
 	backlog backlog
 	space   spaceCache
 	root    lastAttr
+	store   *store  // nil without leases
 	sizes   pending // changes of our own; what is read meanwhile would come with the old size
 	forgets *forgetQueue
 	trimmer *trimmer
 	notices *notifier
 	hot     *hotNames
+
+	// mapsAround says that the kernel maps files that are open around its cache.
+	mapsAround bool
 
 	device    *device       // nil until it is mounted
 	readers   *readers      // the same
@@ -133,6 +137,7 @@ type FS struct {
 	bytesRead, bytesWritten atomic.Uint64
 	invalidations           atomic.Uint64
 	unwritten               unwritten
+	undecided               undecided
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -203,6 +208,7 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 	fs.leases = newLeases(leaseTime)
 	fs.leases.events, fs.leases.why = res.Events, res.Why
 	fs.access.leases = fs.leases
+	fs.store = newStore(fs.leases.valid)
 	fs.callbacks.serve(fs)
 	return nil
 }
@@ -279,6 +285,7 @@ func (fs *FS) locksLost(handles []fsproto.Handle) {
 	for _, h := range handles {
 		if f := fs.handles.file(uint64(h)); f != nil {
 			fs.locks.lost(f.node, h)
+			f.stored.Store(false)
 			fs.notices.invalidate(f.node)
 			fs.log.Warn("the session was away too long: a file has lost its locks, and fails from now on", "node", uint64(f.node))
 		}

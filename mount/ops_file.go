@@ -39,11 +39,13 @@ func openFlags(flags uint32) (uint32, fuse.Status) {
 // kernelFlags says how the kernel shall treat an open file.
 //
 // Appending goes around its cache: the kernel would place the data by the size
-// that it remembers. So does who shares a file with another client that may write: no
-// call back can make the kernel's cache right for a read that is under way. Without
-// write access there is nothing to flush but locks.
-func (fs *FS) kernelFlags(flags uint32, shared bool) (out uint32) {
-	if shared || flags&(syscall.O_APPEND|syscall.O_DIRECT) != 0 {
+// that it remembers. So does who reads and writes a file, for another client may come to
+// share it, and who shares it with one that may write: no call back can make the kernel's
+// cache right for a read that is under way. Without write access there is nothing to
+// flush but locks.
+func (fs *FS) kernelFlags(flags uint32, around bool) (out uint32) {
+	around = around || flags&syscall.O_ACCMODE == syscall.O_RDWR && fs.store != nil && fs.mapsAround
+	if around || flags&(syscall.O_APPEND|syscall.O_DIRECT) != 0 {
 		out |= fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	}
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY && fs.locks == nil {
@@ -53,15 +55,15 @@ func (fs *FS) kernelFlags(flags uint32, shared bool) (out uint32) {
 }
 
 // opened records an open file and fills in what the kernel is told. If the daemon is
-// not told of it before it has to be, req is what it is to be told. shared is what it
-// has said of the file.
-func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, shared bool, req *fsproto.OpenReq, out *fuse.OpenOut) {
+// not told of it before it has to be, req is what it is to be told. around says that the
+// kernel's cache is not to be used in any case.
+func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, around bool, req *fsproto.OpenReq, out *fuse.OpenOut) {
 	out.Fh = uint64(h)
-	out.OpenFlags = fs.kernelFlags(flags, shared)
+	out.OpenFlags = fs.kernelFlags(flags, around)
 	fs.nodes.opened(node, 1)
-	fs.handles.addFile(h, &file{
-		node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0, late: late{req: req, op: fsproto.Open},
-	})
+	f := &file{node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0, late: late{req: req, op: fsproto.Open}}
+	f.stored.Store(f.direct && fs.store != nil && flags&syscall.O_DIRECT == 0)
+	fs.handles.addFile(h, f)
 }
 
 // Open opens a file that the kernel knows. One that has lost its last name is
@@ -92,6 +94,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	outdated := fs.nodes.outdated(req.Node)
 	if flags&fsproto.OpenTruncate != 0 {
 		defer fs.sizes.begin(req.Node)()
+		defer fs.store.changing(req.Node)(written{}, nil)
 		fs.distrust(req.Node)
 	}
 	var res fsproto.OpenRes
@@ -106,8 +109,8 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		fs.release(req.Handle)
 		return fuse.Status(syscall.ESTALE)
 	}
-	fs.refresh(req.Node, &res.Attr)
-	fs.opened(req.Handle, req.Node, in.Flags, res.Shared, nil, out)
+	sure := fs.refresh(req.Node, &res.Attr)
+	fs.opened(req.Handle, req.Node, in.Flags, res.Shared || !sure && fs.store != nil && fs.mapsAround, nil, out)
 	if flags&fsproto.OpenTruncate == 0 {
 		if fs.keeps(req.Node, &res.Attr) {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
@@ -147,6 +150,9 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 		return st
 	}
 	fs.hot.made(req.Parent, name, res.Entry.Node)
+	if flags&fsproto.OpenTruncate != 0 {
+		fs.store.drop(res.Entry.Node)
+	}
 	if st := fs.introduce(&out.EntryOut, &res.Entry, false, req.Parent, name, res.Parent.Lease); !st.Ok() {
 		return st
 	}
@@ -186,8 +192,7 @@ const unleased = 5
 // wholePages reports whether a read can be for the kernel's cache. Mappings of a file that
 // is open without it come by it all the same.
 func wholePages(in *fuse.ReadIn) bool {
-	const page = 4096
-	return in.Offset%page == 0 && in.Size%page == 0
+	return in.Offset%pageSize == 0 && in.Size%pageSize == 0
 }
 
 // Read reads from the connection straight into the buffer that go-fuse writes
@@ -199,9 +204,22 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	if cached {
 		defer fs.nodes.reading(node)()
 	}
-	clock := fs.nodes.clock.read()
 	size := min(int(in.Size), len(buf), fsproto.MaxData)
-	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Size: uint32(size)}
+	stored := f != nil && f.stored.Load()
+	want := wanted{from: in.Offset, size: size}
+	if stored {
+		n, here, w := fs.store.read(node, in.Offset, buf[:size])
+		if here {
+			return inPlace(buf[:n]), fuse.OK
+		}
+		want, stored = w, w.f != nil
+	}
+	clock := fs.nodes.clock.read()
+	into := buf[:size]
+	if want.from != in.Offset || want.size != size {
+		into = make([]byte, want.size)
+	}
+	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: want.from, Size: uint32(want.size)}
 	var res fsproto.AttrRes
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Read.Info, 0)
 	defer ctx.end()
@@ -215,7 +233,7 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	}
 	var n int
 	for range unleased {
-		if n, err = rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: buf[:size]}); err != nil {
+		if n, err = rpc.CallWith(ctx, fs.peer, fsproto.Read, &req, &res, rpc.Extra{Into: into}); err != nil {
 			return nil, errno(err)
 		}
 		if !cached || fs.leases == nil || fs.leases.holds(node, res.Attr.Lease) {
@@ -226,6 +244,12 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	fs.leases.keep(node, &res.Attr, clock)
 	if cached && fs.leases != nil && !fs.leases.holds(node, res.Attr.Lease) {
 		fs.notices.invalidate(node) // nobody would call back for these pages
+	}
+	if stored {
+		fs.store.fill(want, into[:n], res.Attr.Lease)
+	}
+	if want.from != in.Offset || want.size != size {
+		n = copy(buf[:size], into[min(int(in.Offset-want.from), n):n])
 	}
 	return inPlace(buf[:n]), fuse.OK
 }
@@ -257,15 +281,19 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Write.Info, 0)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
-	var n uint32
-	var at uint64
+	var w written
+	changed := fs.store.changing(f.node)
 	st := fs.withSpace(cancel, func() fuse.Status {
 		var err error
-		if n, at, err = fs.write(ctx, f.node, req, data); n > 0 {
+		if w, err = fs.write(ctx, f.node, req, data); w.n > 0 {
 			return fuse.OK // the next write meets the error
 		}
 		return errno(err)
 	})
+	if !f.stored.Load() {
+		w.lease = 0 // it is in the kernel's cache
+	}
+	changed(w, data)
 	fs.nodes.touch(f.node)
 	if !st.Ok() {
 		if in.WriteFlags&fuse.WRITE_CACHE != 0 {
@@ -277,10 +305,10 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 	case f.direct && in.WriteFlags&fuse.WRITE_CACHE == 0:
 		// What mappings have read meanwhile; and the kernel may be about to move the end.
 		fs.drop(f.node)
-	case at != in.Offset && n > 0:
+	case w.at != in.Offset && w.n > 0:
 		fs.notices.invalidate(f.node) // somebody else's data lies where the kernel put this
 	}
-	return n, fuse.OK
+	return w.n, fuse.OK
 }
 
 // splitWrite is the size from which a write travels in two halves side by side:
@@ -288,9 +316,16 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 // has only one write under way at a time.
 const splitWrite = 256 << 10
 
-// write sends data and returns how much of its beginning was written, and where.
-// The error belongs to the first byte that was not.
-func (fs *FS) write(ctx context.Context, node fsproto.Node, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
+// written says how much of the beginning of data was written, where, and under which
+// lease the file is as it was but for that.
+type written struct {
+	n     uint32
+	at    uint64
+	lease uint64
+}
+
+// write sends data. The error belongs to the first byte that was not written.
+func (fs *FS) write(ctx context.Context, node fsproto.Node, req fsproto.WriteReq, data []byte) (written, error) {
 	if len(data) < splitWrite || req.Flags&fsproto.WriteAppend != 0 {
 		return fs.writeOnce(ctx, node, req, data)
 	}
@@ -299,33 +334,38 @@ func (fs *FS) write(ctx context.Context, node fsproto.Node, req fsproto.WriteReq
 	go func() {
 		req := req
 		req.Offset += uint64(half)
-		n, _, err := fs.writeOnce(ctx, node, req, data[half:])
-		second <- result{n, err}
+		w, err := fs.writeOnce(ctx, node, req, data[half:])
+		second <- result{w, err}
 	}()
-	n, at, err := fs.writeOnce(ctx, node, req, data[:half])
+	w, err := fs.writeOnce(ctx, node, req, data[:half])
 	r := <-second
-	if err != nil || n < uint32(half) {
-		return n, at, err
+	if err != nil || w.n < uint32(half) {
+		w.lease = 0 // of the second half something may have been written
+		return w, err
 	}
-	return n + r.n, at, r.err
+	return written{w.n + r.n, w.at, min(w.lease, r.lease)}, r.err
 }
 
 type result struct {
-	n   uint32
+	written
 	err error
 }
 
-func (fs *FS) writeOnce(ctx context.Context, node fsproto.Node, req fsproto.WriteReq, data []byte) (uint32, uint64, error) {
+func (fs *FS) writeOnce(ctx context.Context, node fsproto.Node, req fsproto.WriteReq, data []byte) (written, error) {
 	var res fsproto.WriteRes
-	x := rpc.Extra{Data: data, Left: func(any, error) { fs.notices.invalidate(node) }}
+	x := rpc.Extra{Data: data, Left: func(any, error) {
+		fs.store.drop(node)
+		fs.notices.invalidate(node)
+	}}
 	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Write, &req, &res, x); err != nil {
-		return 0, req.Offset, err
+		fs.undecided.note(fsproto.Write.Name, err)
+		return written{at: req.Offset}, err
 	}
 	if uint64(res.Count) > uint64(len(data)) {
-		return 0, req.Offset, syscall.EIO
+		return written{at: req.Offset}, syscall.EIO
 	}
 	fs.wrote(node, &res.Attr)
-	return res.Count, res.Offset, nil
+	return written{res.Count, res.Offset, res.Attr.Lease}, nil
 }
 
 // writeFlags looks at the flags that the file has now, which fcntl(2) may have
@@ -396,6 +436,7 @@ func (fs *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Statu
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	req := fsproto.FallocateReq{Handle: fsproto.Handle(in.Fh), Mode: in.Mode, Offset: in.Offset, Length: in.Length}
+	defer fs.store.changing(fsproto.Node(in.NodeId))(written{}, nil)
 	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Fallocate, &req, &fsproto.AttrRes{})
 	fs.nodes.touch(fsproto.Node(in.NodeId))
 	return st
@@ -433,6 +474,7 @@ func (fs *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (u
 		From: fsproto.Handle(in.FhIn), FromOffset: in.OffIn,
 		To: fsproto.Handle(in.FhOut), ToOffset: in.OffOut, Length: min(in.Len, maxCopy),
 	}
+	defer fs.store.changing(fsproto.Node(in.NodeIdOut))(written{}, nil)
 	var res fsproto.CopyRes
 	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.CopyFileRange, &req, &res)
 	fs.nodes.touch(fsproto.Node(in.NodeIdOut))

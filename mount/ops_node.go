@@ -56,6 +56,7 @@ func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc
 	}
 	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, x)
 	cred.release(errors.Is(err, rpc.ErrLeft))
+	fs.undecided.note(op.Name, err)
 	if err == nil {
 		fs.ids.learn(ctx, res)
 	}
@@ -122,10 +123,12 @@ func (fs *FS) introduce(out *fuse.EntryOut, e *fsproto.Entry, asked bool, parent
 	fs.nodes.note(e, parent, name)
 	fs.trimmer.check()
 	fs.nodes.looked(e.Node)
-	if !asked {
+	if asked {
+		fs.show(e.Node, &e.Attr)
+	} else {
 		fs.keepOwn(e.Node, &e.Attr)
+		fs.told(e.Node, &e.Attr)
 	}
-	fs.show(e.Node, &e.Attr)
 	fs.fillEntry(out, e, asked, fs.nameTimeout(fs.entryTimeout, parent, name, lease), 0)
 	return fuse.OK
 }
@@ -139,6 +142,7 @@ func introducible(n fsproto.Node) bool {
 // Forget takes references of the kernel back.
 func (fs *FS) Forget(nodeid, nlookup uint64) {
 	if f, last := fs.nodes.forget(fsproto.Node(nodeid), nlookup); last {
+		fs.store.forget(f.Node)
 		fs.backlog.begin()
 		if !fs.forgets.add(f) {
 			fs.backlog.end(1)
@@ -249,6 +253,7 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 	defer fs.nodes.changing(req.Node)() // a directory is locked meanwhile
 	if req.Mask&fsproto.SetSize != 0 {
 		defer fs.sizes.begin(req.Node)()
+		defer fs.store.changing(req.Node)(written{}, nil)
 	}
 	fs.distrust(req.Node)
 	var res fsproto.AttrRes
@@ -260,7 +265,7 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 	}
 	fs.keepOwn(req.Node, &res.Attr)
 	if req.Mask&fsproto.SetSize == 0 {
-		fs.show(req.Node, &res.Attr)
+		fs.told(req.Node, &res.Attr)
 	}
 	fs.fillAttrOut(out, req.Node, &res.Attr, false)
 	return fuse.OK

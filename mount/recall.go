@@ -67,6 +67,7 @@ func (r *recalling) node(n *fsproto.Recalled) {
 		fs.nodes.update(n.Node, func(n *node) { n.seen.leased = false })
 		fs.tellAll(r.ctx, n.Node)
 		off := int64(attrOnly)
+		fs.store.drop(n.Node)
 		if n.What&fsproto.RecallData != 0 || fs.nodes.isDir(n.Node) {
 			off = 0
 		}

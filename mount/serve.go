@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -31,7 +32,7 @@ const (
 //   - HANDLE_KILLPRIV_V2 (5.12): the kernel says when set-id bits must go
 //   - READDIRPLUS_AUTO: listings with attributes only for who looks at them
 //   - ASYNC_DIO: direct reads and writes in parallel
-//   - DIRECT_IO_ALLOW_MMAP (6.6): shared mappings of files open for appending
+//   - DIRECT_IO_ALLOW_MMAP (6.6): shared mappings of files open around the kernel's cache
 const capabilities = fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 |
 	fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP
 
@@ -82,7 +83,9 @@ func (fs *FS) serveDevice(fd int, dir string, opts *fuse.MountOptions) (*fuse.Se
 		mounts.Unmount(dir, mounts.UnmountOptions{Lazy: true, Fusermount: fs.cfg.Fusermount})
 		return nil, err
 	}
-	fs.readers = newReaders(raw, opts, fs.device.fd, *server.KernelSettings(), fs.log)
+	settings := *server.KernelSettings()
+	fs.mapsAround = settings.Flags64()&fuse.CAP_DIRECT_IO_ALLOW_MMAP != 0
+	fs.readers = newReaders(raw, opts, fs.device.fd, settings, fs.log)
 	return server, nil
 }
 
@@ -144,6 +147,18 @@ func (m *Mounted) Serve() {
 	m.fs.inject.start(m)
 	m.fs.readers.run()
 	m.server.Serve() // finds that it is unmounted, and ends
+}
+
+// Settle returns when nothing is left of mounting, or after a limit: the injector tries
+// its calls first, and an ordinary user's mount is busy while it does.
+func (m *Mounted) Settle(limit time.Duration) {
+	if m.fs.inject == nil {
+		return
+	}
+	select {
+	case <-m.fs.inject.probed:
+	case <-time.After(limit):
+	}
 }
 
 // Unmount takes the file system out of the mount table. Files that are open

@@ -43,6 +43,7 @@ type Status struct {
 	Waiting []WaitStatus `json:"waiting,omitempty"` // what waits for the server, by operation, the longest first
 	// What the kernel had taken for written, and is not.
 	Unwritten *UnwrittenStatus `json:"unwritten,omitempty"`
+	Undecided *UndecidedStatus `json:"undecided,omitempty"`
 
 	Requests map[string]RequestStatus `json:"requests"` // of the kernel, by their names in fuse(4)
 	Calls    map[string]CallStatus    `json:"calls"`    // to the server, by operation
@@ -80,6 +81,14 @@ type UnwrittenStatus struct {
 	Last  time.Time `json:"last"`
 }
 
+// UndecidedStatus tells of changes of which it cannot be told whether they were made
+// (fsproto.Undecided). Who made them got EIO.
+type UndecidedStatus struct {
+	Count uint64    `json:"count"`
+	Op    string    `json:"operation"` // the last one
+	Last  time.Time `json:"last"`
+}
+
 // ServedStatus counts the calls of one operation that were answered.
 type ServedStatus struct {
 	Count  uint64 `json:"count"`
@@ -108,7 +117,7 @@ func (fs *FS) Status() Status {
 	}
 	fs.leases.status(&s)
 	fs.link.status(&s)
-	s.Unwritten = fs.unwritten.get()
+	s.Unwritten, s.Undecided = fs.unwritten.get(), fs.undecided.get()
 	if in := fs.inject; in != nil {
 		s.InotifyTold, s.InotifyLost = in.told.Load(), in.lost.Load()
 	}

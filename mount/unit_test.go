@@ -258,3 +258,21 @@ func TestNoACL(t *testing.T) {
 		}
 	}
 }
+
+// TestUndecided: a change of which it cannot be told whether it was made is told of in
+// the status, other errors are not.
+func TestUndecided(t *testing.T) {
+	var u undecided
+	eio := rpc.CodeOf(syscall.EIO)
+	for _, err := range []error{nil, syscall.EIO, &rpc.Error{Code: eio}, &rpc.Error{Code: eio, Detail: []byte("x")}} {
+		if u.note("rename", err); u.get() != nil {
+			t.Errorf("%v is noted", err)
+		}
+	}
+	err := fmt.Errorf("wrapped: %w", &rpc.Error{Code: eio, Detail: []byte(fsproto.Undecided)})
+	u.note("rename", err)
+	u.note("write", err)
+	if s := u.get(); s == nil || s.Count != 2 || s.Op != "write" || s.Last.IsZero() || errno(err) != fuse.EIO {
+		t.Errorf("%+v, %v", s, errno(err))
+	}
+}

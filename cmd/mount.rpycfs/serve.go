@@ -21,6 +21,9 @@ import (
 // answerTimeout is how long a fresh mount may take to answer its first request.
 const answerTimeout = 10 * time.Second
 
+// settleLimit is how long a fresh mount may take to be one that can be unmounted.
+const settleLimit = time.Second
+
 // serving is a mount that is being served.
 type serving struct {
 	session *client.Session
@@ -47,6 +50,7 @@ func start(ctx context.Context, j *job, term *login.Terminal, log *slog.Logger) 
 		defer close(s.ended)
 		s.mounted.Serve()
 	}()
+	s.mounted.Settle(settleLimit)
 	return s, nil
 }
 

@@ -32,6 +32,7 @@ func statusDocument() *status.Document {
 		Status: mount.Status{
 			Timeo: 30, Waiting: []mount.WaitStatus{{Op: "lookup", Count: 2, Since: now.Add(-4 * time.Second), PID: 17}},
 			Unwritten: &mount.UnwrittenStatus{Bytes: 4096, Error: "x", Last: now},
+			Undecided: &mount.UndecidedStatus{Count: 2, Op: "rename", Last: now},
 			RunAs:     "daemon", IDMap: "self", Events: "fanotify", Recalls: 12, BytesRead: 5 << 20, BytesWritten: 1023, OpenFiles: 3,
 			Requests: map[string]mount.RequestStatus{"lookup": {Count: 100, Here: 40}, "flush": {Count: 7, Here: 7}},
 			Calls:    map[string]mount.CallStatus{"lookup": {Count: 60, Errors: 2, InFlight: 1, Nanoseconds: 60e6}, "read": {InFlight: 2}},
@@ -53,6 +54,7 @@ func TestStatusText(t *testing.T) {
 			"\n  changes on the server: fanotify, called back 12\n",
 			"\n  waiting: lookup 2 for 4s (process 17); hard: they wait until the server answers\n",
 			"\n  NOT WRITTEN: 4.0 KiB of mapped files, last at ",
+			"\n  UNDECIDED: 2, last rename at ",
 			"\n\nOPERATION         REQUESTS      HERE     CALLS  ERRORS       MEAN\n" +
 				"lookup                 100        40        60       2    1.00 ms\n" +
 				"flush                    7         7         0       0          -\n" +

@@ -131,6 +131,9 @@ func held(d *status.Document, now time.Time) (lines []string) {
 	if u := d.Unwritten; u != nil {
 		lines = append(lines, fmt.Sprintf("NOT WRITTEN: %s of mapped files, last at %s: %s", size(u.Bytes), at(u.Last), u.Error))
 	}
+	if u := d.Undecided; u != nil {
+		lines = append(lines, fmt.Sprintf("UNDECIDED: %d, last %s at %s: the daemon was killed in the middle of it, and a program on the server changed the same; look whether it was made", u.Count, u.Op, at(u.Last)))
+	}
 	return lines
 }
 

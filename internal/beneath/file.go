@@ -173,6 +173,3 @@ func (f *File) Fd() int { return f.fd }
 
 // Flags returns the flags that f was opened with, those that can still be told.
 func (f *File) Flags() (int, error) { return unix.FcntlInt(uintptr(f.fd), unix.F_GETFL, 0) }
-
-// Readable opens f's file for reading, with the daemon's rights.
-func (f *File) Readable() (*File, error) { return f.Reopen(unix.O_RDONLY) }

@@ -176,8 +176,9 @@ func (s *Session) openMade(c call, d object, req *fsproto.CreateReq) (*node, *be
 	if err != nil {
 		return nil, nil, err
 	}
-	var f *beneath.File
-	s.e.asDaemon(func() { f, err = n.path.Open(openFlags(req.Flags &^ (fsproto.OpenTruncate | fsproto.OpenNoAtime))) })
+	f, err := s.e.openAgain(n.path, func() (*beneath.File, error) {
+		return n.path.Open(openFlags(req.Flags &^ (fsproto.OpenTruncate | fsproto.OpenNoAtime)))
+	})
 	if err != nil {
 		s.e.release(n)
 		return nil, nil, err

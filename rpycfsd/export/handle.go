@@ -237,6 +237,40 @@ func openFlags(flags uint32) int {
 	return kernel
 }
 
+// openAgain opens what has been open before, for whom it was. The mode may deny that by
+// now, or always have, to all but who made the file: the daemon is bound by it if it is
+// an ordinary user's, who as the owner gives himself the right for that moment.
+func (e *Export) openAgain(p *beneath.Path, open func() (*beneath.File, error)) (f *beneath.File, err error) {
+	e.asDaemon(func() {
+		if f, err = open(); isErrno(err, syscall.EACCES) {
+			f, err = openOwn(p, open)
+		}
+	})
+	return f, err
+}
+
+// openOwn opens p against its mode. EACCES if it is not the daemon's own, or setting the
+// mode could take a set-id bit away.
+func openOwn(p *beneath.Path, open func() (*beneath.File, error)) (*beneath.File, error) {
+	st, err := p.Stat()
+	if err != nil {
+		return nil, err
+	}
+	mode := uint32(st.Mode) & fsproto.ModePerm
+	if int(st.Uid) != unix.Geteuid() || mode&setIDs != 0 {
+		return nil, syscall.EACCES
+	}
+	if err := p.Chmod(mode | 0o600); err != nil {
+		return nil, err
+	}
+	f, err := open()
+	if errMode := p.Chmod(mode); err == nil && errMode != nil {
+		f.Close()
+		return nil, errMode
+	}
+	return f, err
+}
+
 func writes(flags uint32) bool { return flags&fsproto.OpenAccess != fsproto.OpenRead }
 
 // mayOpen refuses what is no regular file, and writing and truncating where

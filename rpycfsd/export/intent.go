@@ -259,8 +259,10 @@ func (s *Session) hasXattr(num fsproto.Node, name string) uint64 {
 	return 1
 }
 
-// errUndecided says that it cannot be told whether a change was made.
-var errUndecided = fmt.Errorf("the daemon was killed in the middle of this change, and a program on the server has changed the same since; whether it was made cannot be told: %w", syscall.EIO)
+// errUndecided says that it cannot be told whether a change was made. The client is
+// told so, too.
+var errUndecided = fmt.Errorf("the daemon was killed in the middle of this change, and a program on the server has changed the same since; whether it was made cannot be told: %w",
+	&rpc.Error{Code: rpc.CodeOf(syscall.EIO), Detail: []byte(fsproto.Undecided)})
 
 // decide finds out about a change that may have been made before. If it was, res is
 // filled in.
@@ -443,8 +445,8 @@ func (p *plan) decideAppend(c call, req *fsproto.WriteReq, res *fsproto.WriteRes
 		return false, nil
 	}
 	there := make([]byte, min(uint64(len(c.Data)), st.Size-min(st.Size, p.i.size)))
-	var f *beneath.File
-	s.e.asDaemon(func() { f, err = h.f.Readable() })
+	path := h.r.n.path // it is held while h is open
+	f, err := s.e.openAgain(path, func() (*beneath.File, error) { return path.Open(unix.O_RDONLY) })
 	if err != nil {
 		return false, err
 	}

@@ -266,8 +266,8 @@ func (l *leases) begin(c *change) (waits []*recall) {
 	return waits
 }
 
-// repeat returns recalls of leases on files that were given since those before. None: the
-// change may be made. The last time no more are given.
+// repeat returns recalls of leases on files that were given since those before, whoever
+// has taken them back. None: the change may be made. The last time no more are given.
 func (l *leases) repeat(c *change, last bool) (waits []*recall) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -278,7 +278,7 @@ func (l *leases) repeat(c *change, last bool) (waits []*recall) {
 			continue
 		}
 		for j := len(t.n.holders) - 1; j >= 0; j-- {
-			if r := t.n.holders[j]; r.s != c.s && r.busy == 0 && r.num != 0 {
+			if r := t.n.holders[j]; r.s != c.s && r.busy == 0 {
 				if w := l.recall(r, t.what, ""); w != nil {
 					waits = append(waits, w)
 				}

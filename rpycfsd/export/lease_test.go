@@ -223,6 +223,39 @@ func TestChangeTakesBackWhatIsGivenMeanwhile(t *testing.T) {
 	b.content("f", "new content")
 }
 
+// What is given while a change waits, and taken back by another change, is gone before
+// either of them is made.
+func TestChangeWaitsForWhatOthersTakeBack(t *testing.T) {
+	a, b := twoLeasers(t, Config{}, makeTree)
+	h := b.open(b.lookup("f").Node, fsproto.OpenWrite)
+	num := a.leased("f")[0]
+	release := a.holding()
+	defer release()
+	l := &b.e.leases
+	enter := func() (*change, []*recall) {
+		c := &change{s: b.s}
+		c.file(h, recallWhole)
+		return c, l.begin(c)
+	}
+	one, first := enter()
+	do(a.env, fsproto.Getattr, fsproto.GetattrReq{Node: num})
+	if !a.holds(num) {
+		t.Fatal("no lease is given while a change waits")
+	}
+	two, second := enter()
+	if l.repeat(one, false); one.made {
+		t.Error("made, while a lease is there that the other change takes back")
+	}
+	release()
+	must(t, l.await(context.Background(), append(first, second...)))
+	for _, c := range []*change{one, two} {
+		if l.repeat(c, false); !c.made {
+			t.Error("not made when all have answered")
+		}
+		c.end()
+	}
+}
+
 // A file that several sessions have open, and one for writing, is shared.
 func TestShared(t *testing.T) {
 	a, b := twoLeasers(t, Config{}, makeTree)

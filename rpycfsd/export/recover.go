@@ -411,9 +411,11 @@ func (b *revival) open(key uint64, n *node, m *handleRec) (f *beneath.File, kept
 	case err == nil && f != nil:
 		return f, true
 	case err == nil && n.isDir():
-		f, err = p.OpenDir()
+		f, err = s.e.openAgain(p, p.OpenDir)
 	case err == nil:
-		f, err = p.Open(int(m.flags) & (unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_NOATIME))
+		f, err = s.e.openAgain(p, func() (*beneath.File, error) {
+			return p.Open(int(m.flags) & (unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_NOATIME))
+		})
 	case f != nil:
 		if p, err = f.Path(); err == nil {
 			s.e.install(n, p)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/rpycfs/rpycfs/bench/internal/peers"
 )
 
 // Sample is what one peer did in one round of one row.
@@ -44,7 +46,7 @@ func (s *site) measure(k *link, p peer, l load, limit time.Duration) (samples []
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.unmount()) }()
-	stop := context.AfterFunc(ctx, m.kill)
+	stop := context.AfterFunc(ctx, m.Kill)
 	defer stop()
 	if l.warm != nil {
 		if err := l.warm(); err != nil {
@@ -78,7 +80,7 @@ func (c *cell) sample(ctx context.Context, m *mounted, l load, least time.Durati
 	times := 0.
 	begin := time.Now()
 	for times == 0 || time.Since(begin) < least {
-		n, err := l.run(m.dir)
+		n, err := l.run(m.Dir)
 		if err != nil {
 			return s, err
 		}
@@ -115,10 +117,10 @@ func (c *cell) sample(ctx context.Context, m *mounted, l load, least time.Durati
 
 // used returns what has been used and counted so far.
 func (c *cell) used(ctx context.Context, m *mounted) (s Sample, err error) {
-	if s.Client, err = c.client.group.usage(); err != nil {
+	if s.Client, err = c.client.usage(); err != nil {
 		return s, err
 	}
-	if s.Server, err = c.server.group.usage(); err != nil {
+	if s.Server, err = c.server.usage(); err != nil {
 		return s, err
 	}
 	if m.calls != nil {
@@ -143,18 +145,22 @@ func (s *site) newCell(k *link) (*cell, error) {
 	if c.tmp, err = os.MkdirTemp(s.dir, "cell-"); err != nil {
 		return nil, err
 	}
-	c.client, c.server = spawn{place: k.client}, spawn{place: k.server}
-	for side, to := range map[string]*spawn{"client": &c.client, "server": &c.server} {
-		if to.group, err = newGroup(fmt.Sprintf("fsbench-%d-%d-%s", os.Getpid(), s.cells, side)); err != nil {
+	for side, to := range map[string]**group{"client": &c.client, "server": &c.server} {
+		if *to, err = newGroup(fmt.Sprintf("fsbench-%d-%d-%s", os.Getpid(), s.cells, side)); err != nil {
 			return nil, errors.Join(err, c.close())
 		}
+	}
+	c.ends = peers.Ends{
+		Host:   k.host,
+		Client: peers.Spawn{In: k.client.in, Group: c.client.file},
+		Server: peers.Spawn{In: k.server.in, Group: c.server.file},
 	}
 	return c, nil
 }
 
 // close ends what is left of both sides.
 func (c *cell) close() error {
-	return errors.Join(c.client.group.close(), c.server.group.close(), os.RemoveAll(c.tmp))
+	return errors.Join(c.client.close(), c.server.close(), os.RemoveAll(c.tmp))
 }
 
 // dropCaches writes out what is dirty and empties the page cache and the caches

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/rpycfs/rpycfs/bench/internal/peers"
 )
 
 // Addresses of the two ends of an emulated link.
@@ -29,7 +31,7 @@ type link struct {
 	rtt            time.Duration
 	host           string // of the server
 	client, server *place
-	proc           *process // that passes packets on
+	proc           *peers.Process // that passes packets on
 }
 
 // parseLink reads "loopback" or "200mbit/30ms".
@@ -68,15 +70,15 @@ func (k *link) open() (err error) {
 		return err
 	}
 	// Whoever passes packets on and waits for a processor is a wrong link.
-	s := spawn{files: []*os.File{k.client.ns, k.server.ns}}
-	k.proc, err = s.start("chrt", "--fifo", "1", exe, rolePass, fmt.Sprint(k.mbit), k.rtt.String())
+	s := peers.Spawn{Files: []*os.File{k.client.ns, k.server.ns}}
+	k.proc, err = s.Start("chrt", "--fifo", "1", exe, rolePass, fmt.Sprint(k.mbit), k.rtt.String())
 	if err != nil {
 		return err
 	}
 	for until := time.Now().Add(10 * time.Second); !k.client.reached(k.host); time.Sleep(10 * time.Millisecond) {
-		if k.proc.ended() || time.Now().After(until) {
-			k.proc.kill()
-			return fmt.Errorf("link %s does not come up: %v\n%s", k.name, k.proc.err, &k.proc.out)
+		if time.Now().After(until) {
+			k.proc.Kill()
+			return fmt.Errorf("link %s does not come up: %v\n%s", k.name, k.proc.Err, &k.proc.Out)
 		}
 	}
 	return nil
@@ -84,7 +86,7 @@ func (k *link) open() (err error) {
 
 func (k *link) close() {
 	if k.proc != nil {
-		k.proc.kill()
+		k.proc.Kill()
 	}
 }
 

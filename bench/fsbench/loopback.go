@@ -7,6 +7,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/bench/internal/peers"
 )
 
 // loopbackFS is go-fuse's loopback file system, which carries every read and
@@ -20,11 +22,12 @@ func (loopbackFS) mount(ctx context.Context, c *cell) (*mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.client.start(exe, roleLoopback, c.tree, c.mnt)
+	p, err := c.ends.Client.Start(exe, roleLoopback, c.tree, c.mnt)
 	if err != nil {
 		return nil, err
 	}
-	return awaitMount(ctx, c.mnt, p, nil)
+	m, err := peers.AwaitMount(ctx, c.mnt, p)
+	return &mounted{Mounted: m}, err
 }
 
 // serveLoopback is the process of a loopbackFS. Without CAP_PASSTHROUGH the kernel

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rpycfs/rpycfs/bench/internal/peers"
 	"github.com/rpycfs/rpycfs/bench/internal/runs"
 )
 
@@ -51,28 +52,8 @@ func actRole() {
 	os.Exit(0)
 }
 
-// enterNamespace runs the program again in a mount namespace of its own. Its
-// mounts vanish with it then; and no namespace that somebody else makes
-// meanwhile gets a copy of them, which would keep them alive after umount.
-func enterNamespace() error {
-	const done = "FSBENCH_NAMESPACE"
-	if os.Getenv(done) != "" {
-		return nil
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	unshare, err := exec.LookPath("unshare")
-	if err != nil {
-		return err
-	}
-	args := append([]string{"unshare", "--mount", "--propagation", "private", exe}, os.Args[1:]...)
-	return syscall.Exec(unshare, args, append(os.Environ(), done+"=1"))
-}
-
 // slow are the cells that would take hours.
-const slow = `ms/.*/sshfs|/rclone|ms/(small files|untar|git clone|rm -rf|go build|SQLite)`
+const slow = `ms/.*/(sshfs|rclone)|ms/(small files|untar|git clone|rm -rf|go build|SQLite)`
 
 type options struct {
 	dir, bin, old, json, render, plot string
@@ -136,7 +117,7 @@ func bench(args []string, stdout, stderr io.Writer) int {
 	var rep *Report
 	if o.render != "" {
 		rep, err = readReport(o.render)
-	} else if err = enterNamespace(); err == nil {
+	} else if err = peers.EnterNamespace(); err == nil {
 		rep, err = o.measure(stderr)
 	}
 	if err == nil {

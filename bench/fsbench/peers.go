@@ -1,15 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
+
+	"github.com/rpycfs/rpycfs/bench/internal/peers"
 )
 
 // peer is a way to reach the exported tree.
@@ -23,21 +21,28 @@ type peer interface {
 // directory for keys, caches and the like.
 type cell struct {
 	link           *link
-	client, server spawn
+	ends           peers.Ends
+	client, server *group
 	tree           string // exported
 	mnt            string // an empty directory
 	tmp            string
 }
 
-// mounted is a tree that can be used. A mount has a process of its own, except
-// for the local directory.
+// mounted is a mount with its server.
 type mounted struct {
-	dir    string
-	proc   *process // nil for the local directory
-	server *process // nil where there is none
+	*peers.Mounted
+	server interface{ Stop() } // nil where there is none
 
-	settle func(context.Context) error              // waits until what was written is at the server; nil: it is
-	calls  func(ctx context.Context) (Calls, error) // counts what was asked; nil: not known
+	settle func(context.Context) error          // waits until what was written is at the server; nil: it is
+	calls  func(context.Context) (Calls, error) // counts what was asked; nil: not known
+}
+
+func (m *mounted) unmount() error {
+	err := m.Unmount()
+	if m.server != nil {
+		m.server.Stop()
+	}
+	return err
 }
 
 // local is the exported directory itself.
@@ -45,162 +50,118 @@ type local struct{}
 
 func (local) name() string { return peerLocal }
 
-func (local) mount(_ context.Context, c *cell) (*mounted, error) { return &mounted{dir: c.tree}, nil }
-
-// process is a child of ours that does not outlive us.
-type process struct {
-	cmd  *exec.Cmd
-	out  bytes.Buffer // what it said; read after done
-	done chan struct{}
-	err  error
+func (local) mount(_ context.Context, c *cell) (*mounted, error) {
+	return &mounted{Mounted: &peers.Mounted{Dir: c.tree}}, nil
 }
 
-// spawn says how a process is started. The zero value is a plain child.
-type spawn struct {
-	place *place
-	group *group
-	env   []string   // added to ours
-	files []*os.File // from descriptor 3 on
+// sshfs mounts through an sshd.
+type sshfs struct {
+	label   string
+	options []string
 }
 
-func (s spawn) with(env ...string) spawn {
-	s.env = append(s.env[:len(s.env):len(s.env)], env...)
-	return s
+func (s *sshfs) name() string { return s.label }
+
+func (s *sshfs) mount(ctx context.Context, c *cell) (*mounted, error) {
+	server := &peers.SSHServer{Dir: c.tmp, At: c.ends}
+	m, err := (&peers.SSHFS{Server: server, Tree: c.tree, Mnt: c.mnt, Options: s.options}).Mount(ctx)
+	return &mounted{Mounted: m, server: server}, err
 }
 
-// start runs a program.
-func (s spawn) start(name string, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command(name, args...), done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), s.env...)
-	p.cmd.ExtraFiles = s.files
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if s.group != nil {
-		p.cmd.SysProcAttr.UseCgroupFD = true
-		p.cmd.SysProcAttr.CgroupFD = int(s.group.file.Fd())
-	}
-	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
-	p.cmd.WaitDelay = time.Second
-	var err error
-	s.place.in(func() { err = p.cmd.Start() })
+// rclone mounts through an sshd, with its full cache. It uploads what was written
+// after the file has been closed.
+type rclone struct{}
+
+func (rclone) name() string { return peerRclone }
+
+func (rclone) mount(ctx context.Context, c *cell) (*mounted, error) {
+	port, err := c.link.client.freePort("127.0.0.1")
 	if err != nil {
 		return nil, err
 	}
-	go func() {
-		p.err = p.cmd.Wait()
-		close(p.done)
-	}()
-	return p, nil
+	control := "127.0.0.1:" + port
+	server := &peers.SSHServer{Dir: c.tmp, At: c.ends}
+	m, err := (&peers.Rclone{Server: server, Tree: c.tree, Mnt: c.mnt, Cache: filepath.Join(c.tmp, "cache"),
+		Options: append([]string{"--rc", "--rc-no-auth", "--rc-addr", control}, rcloneOptions...)}).Mount(ctx)
+	return &mounted{Mounted: m, server: server,
+		settle: func(ctx context.Context) error { return uploaded(ctx, c.link.client, control) }}, err
 }
 
-// run runs a program to its end and returns what it says.
-func (s spawn) run(ctx context.Context, name string, args ...string) (out []byte, err error) {
-	p, err := s.start(name, args...)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, p.kill)
-	defer stop()
-	<-p.done
-	if p.err != nil {
-		return nil, fmt.Errorf("%s: %w\n%s", p.cmd, p.err, &p.out)
-	}
-	return p.out.Bytes(), nil
-}
-
-func (p *process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// stop asks the process to end, insists after five seconds, and waits.
-func (p *process) stop() {
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.done:
-	case <-time.After(5 * time.Second):
-		p.kill()
-	}
-}
-
-// kill ends the process and its children, and waits.
-func (p *process) kill() {
-	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-	<-p.done
-}
-
-// awaitMount waits until dir is a mount point that answers.
-func awaitMount(ctx context.Context, dir string, p, server *process) (*mounted, error) {
-	m := &mounted{dir: dir, proc: p, server: server}
-	for !isMount(dir) {
+// uploaded waits until nothing is left to upload. The kernel does not wait for the
+// answer when it tells that a file was closed, so nothing is so three times in a row.
+func uploaded(ctx context.Context, here *place, control string) error {
+	for nothing := 0; nothing < 3; nothing++ {
+		out, err := peers.Spawn{In: here.in}.Run(ctx, "rclone", "rc", "--rc-addr", control, "vfs/stats")
+		if err != nil {
+			return err
+		}
+		var stats struct {
+			DiskCache struct{ UploadsInProgress, UploadsQueued int }
+		}
+		if err := json.Unmarshal(out, &stats); err != nil {
+			return err
+		}
+		if stats.DiskCache.UploadsInProgress+stats.DiskCache.UploadsQueued > 0 {
+			nothing = -1
+		}
 		select {
-		case <-p.done:
-			m.kill()
-			return nil, fmt.Errorf("%s ended: %v\n%s", p.cmd.Path, p.err, &p.out)
 		case <-ctx.Done():
-			m.kill()
-			return nil, fmt.Errorf("%s does not mount: %w", p.cmd.Path, ctx.Err())
-		case <-time.After(2 * time.Millisecond):
+			return fmt.Errorf("rclone still uploads: %w", ctx.Err())
+		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	if _, err := os.ReadDir(dir); err != nil {
-		return nil, errors.Join(err, m.unmount())
-	}
-	return m, nil
+	return nil
 }
 
-func isMount(dir string) bool {
-	var here, above syscall.Stat_t
-	if syscall.Stat(dir, &here) != nil || syscall.Stat(filepath.Dir(dir), &above) != nil {
-		return false
-	}
-	return here.Dev != above.Dev
+// rpycfs is our own daemon and mount, as a user would run them, from the
+// programs in bin.
+type rpycfs struct {
+	label, bin string
 }
 
-// unmount unmounts, waits for the process of the mount and ends the server. If that takes more
-// than 20 s, or the directory is still busy after 5, it is an error, and the
-// mount is taken down all the same.
-func (m *mounted) unmount() error {
-	if m.proc == nil {
-		return nil
+func (r *rpycfs) name() string { return r.label }
+
+func (r *rpycfs) mount(ctx context.Context, c *cell) (*mounted, error) {
+	daemon := &peers.Rpycfs{Bin: r.bin, State: c.tmp, Tree: c.tree, Mnt: c.mnt, At: c.ends}
+	m, err := daemon.Mount(ctx)
+	return &mounted{Mounted: m, server: daemon,
+		calls: func(ctx context.Context) (Calls, error) { return r.calls(ctx, c.mnt) }}, err
+}
+
+// Calls counts the kernel's requests and the calls to the server, by name.
+type Calls struct {
+	Requests, Calls map[string]int64 `json:",omitempty"`
+}
+
+// calls asks rpycfs status.
+func (r *rpycfs) calls(ctx context.Context, mnt string) (Calls, error) {
+	var doc struct {
+		Requests, Calls map[string]struct{ Count int64 }
 	}
-	if m.server != nil {
-		defer m.server.stop()
+	out, err := peers.Spawn{}.Run(ctx, filepath.Join(r.bin, "rpycfs"), "status", "--json", mnt)
+	if err == nil {
+		err = json.Unmarshal(out, &doc)
 	}
-	err := syscall.Unmount(m.dir, 0)
-	for until := time.Now().Add(5 * time.Second); err == syscall.EBUSY && time.Now().Before(until); {
-		time.Sleep(10 * time.Millisecond)
-		err = syscall.Unmount(m.dir, 0)
-	}
-	if err != nil {
-		m.kill()
-		return fmt.Errorf("unmount %s: %w", m.dir, err)
-	}
-	select {
-	case <-m.proc.done:
-		return nil
-	case <-time.After(20 * time.Second):
-		m.proc.cmd.Process.Signal(syscall.SIGQUIT) // a Go program tells where it hangs
-		select {
-		case <-m.proc.done:
-		case <-time.After(2 * time.Second):
+	counts := func(m map[string]struct{ Count int64 }) map[string]int64 {
+		all := map[string]int64{}
+		for name, n := range m {
+			all[name] = n.Count
 		}
-		m.kill()
-		return fmt.Errorf("%s stays after its mount has gone\n%s", m.proc.cmd.Path, &m.proc.out)
+		return all
 	}
+	return Calls{counts(doc.Requests), counts(doc.Calls)}, err
 }
 
-// kill takes the mount down by force: whoever waits in it gets an error.
-func (m *mounted) kill() {
-	if m.proc == nil {
-		return
+// since returns what has been counted since before.
+func (c Calls) since(before Calls) Calls {
+	minus := func(m, before map[string]int64) {
+		for name := range m {
+			if m[name] -= before[name]; m[name] == 0 {
+				delete(m, name)
+			}
+		}
 	}
-	m.proc.kill()
-	if m.server != nil {
-		m.server.kill()
-	}
-	syscall.Unmount(m.dir, syscall.MNT_DETACH)
+	minus(c.Requests, before.Requests)
+	minus(c.Calls, before.Calls)
+	return c
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rpycfs/rpycfs/bench/internal/peers"
 )
 
 // place is a network namespace: a thread of ours stays in it, and what is done
@@ -78,13 +80,8 @@ func (p *place) dial(addr string) (c net.Conn, err error) {
 }
 
 // freePort returns a port that is free at host in p.
-func (p *place) freePort(host string) (string, error) {
-	l, err := p.listen(net.JoinHostPort(host, "0"))
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
+func (p *place) freePort(host string) (port string, err error) {
+	p.in(func() { port, err = peers.FreePort(host) })
 	return port, err
 }
 

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/rpycfs/rpycfs/bench/internal/peers"
 )
 
 // site is the working directory with the links, the loads and the peers.
@@ -37,7 +39,7 @@ func (s *site) setUp(o *options) error {
 	}
 	if o.bin == "" {
 		o.bin = s.path("bin")
-		if err := buildRpycfs(o.bin); err != nil {
+		if err := peers.Build(o.bin); err != nil {
 			return err
 		}
 	}
@@ -195,7 +197,7 @@ func (s *site) close() {
 		if s.cell != nil {
 			s.cell.close() // who waits in a mount gets an error
 		}
-		for isMount(s.path("mnt")) && syscall.Unmount(s.path("mnt"), syscall.MNT_DETACH) == nil {
+		for peers.IsMount(s.path("mnt")) && syscall.Unmount(s.path("mnt"), syscall.MNT_DETACH) == nil {
 		}
 		for _, k := range s.links {
 			k.close()

@@ -79,7 +79,7 @@ func peakOf(pid string) float64 {
 	return kib / 1024
 }
 
-// close ends what is left of the group.
+// close ends what is left of the group. It may be called again.
 func (g *group) close() error {
 	if g == nil {
 		return nil
@@ -90,5 +90,9 @@ func (g *group) close() error {
 		time.Sleep(5 * time.Millisecond)
 		err = os.Remove(g.dir)
 	}
-	return errors.Join(err, g.file.Close())
+	g.file.Close()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }

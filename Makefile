@@ -24,7 +24,7 @@ endif
 
 PROGRAMS := rpycfsd mount.rpycfs umount.rpycfs rpycfs
 
-.PHONY: all build deps test check fuzz soak bench demo screens install uninstall generate clean
+.PHONY: all build deps test check fuzz soak bench bench-compare demo screens install uninstall generate clean
 
 all: build
 
@@ -55,8 +55,9 @@ soak: deps
 	RPYCFS_CAMPAIGN=$(SOAK) RPYCFS_CAMPAIGN_SEED=$(SEED) $(GO) test -race -v -timeout 0 \
 		-artifacts -outputdir "$$(mktemp -d /tmp/rpycfs-soak.XXXXXX)" ./e2e -run '^TestCampaign'
 
-# The programs of bench/, which compare; the Go benchmarks of the packages, if they
-# are wanted, by BENCH=regexp.
+# The programs of bench/, which compare: as root also mounts, over loopback and
+# emulated links, which takes hours (bench/README.md says how it takes less). The Go
+# benchmarks of the packages, if they are wanted, by BENCH=regexp.
 bench:
 ifdef BENCH
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
@@ -64,6 +65,11 @@ else
 	$(MAKE) -C bench rpc
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) -C bench fs; fi
 endif
+
+# The Go benchmarks beside those of another commit, by benchstat.
+BASE ?= HEAD
+bench-compare:
+	@tools/bench-compare.sh $(BASE)
 
 demo: deps build
 	@tools/demo.sh

@@ -44,6 +44,17 @@ func TestHeaderLimits(t *testing.T) {
 	}
 }
 
+// BenchmarkHeader writes a header and reads it again.
+func BenchmarkHeader(b *testing.B) {
+	buf := make([]byte, headerSize)
+	for b.Loop() {
+		putHeader(buf, kindCall, flagSlot, 0x110, 1, 20, MaxPayload)
+		if _, err := parseHeader(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func FuzzHeader(f *testing.F) {
 	seed := make([]byte, headerSize)
 	putHeader(seed, kindCall, flagSlot, 0x110, 1, 20, 100)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs what building, testing and the demo need on Debian and its relatives.
-# Does nothing, and says nothing, when everything is there.
+# Does nothing, and says nothing, when everything is there. With "bench" also what
+# bench/fsbench compares with.
 set -eu
 
 export PATH="$PATH:/usr/local/go/bin:/usr/sbin:/sbin"
@@ -17,6 +18,14 @@ wanted=(
 	ssh-keygen:openssh-client
 	tar:tar
 	tmux:tmux # the terminal interface is tested in it
+)
+
+[ "${1:-}" != bench ] || wanted+=(
+	chrt:util-linux
+	ip:iproute2
+	rclone:rclone
+	sshd:openssh-server
+	sshfs:sshfs
 )
 
 packages=()

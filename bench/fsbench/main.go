@@ -1,8 +1,8 @@
-// Fsbench measures the mounted file system beside sshfs and the exported
-// directory itself: one machine, loopback, one run, changing order, medians.
-// It needs root (to empty the page cache and to mount), and takes down every
-// process and mount that it made, also when it is interrupted or something
-// hangs.
+// Fsbench measures the mounted file system beside others and the exported
+// directory itself: one machine, over loopback and emulated links, one run,
+// changing order, medians. It needs root (to empty the page cache, to mount, and
+// for network namespaces), and takes down every process and mount that it made,
+// also when it is interrupted or something hangs.
 package main
 
 import (
@@ -14,7 +14,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,74 +25,46 @@ import (
 	"github.com/rpycfs/rpycfs/bench/internal/runs"
 )
 
-// Names of the peers in the table.
+// Roles of this program, by its first argument, beside that of measuring.
 const (
-	peerLocal  = "local disk"
-	peerSSHFS  = "sshfs"
-	peerTuned  = "sshfs tuned"
-	peerRpycfs = "rpycfs"
-	peerOld    = "rpycfs old"
+	roleLoopback = "serve-loopback" // the FUSE loopback
+	rolePass     = "pass-packets"   // an emulated link
 )
-
-// Names of the rows. Everything is cold except where the server's cache is said
-// to be warm, and in the last rows: there the client has done the same before.
-const (
-	rowRead         = "sequential read"
-	rowReadWarm     = "sequential read, server warm"
-	rowWrite        = "sequential write + fsync"
-	rowRandom1      = "4 KiB random reads, 1 thread"
-	rowRandom16     = "4 KiB random reads, 16 threads"
-	rowRandom1Warm  = "4 KiB random reads, 1 thread, server warm"
-	rowRandom16Warm = "4 KiB random reads, 16 threads, server warm"
-	rowCreate       = "small files created"
-	rowList         = "ls -lR"
-	rowListWarm     = "ls -lR, server warm"
-	rowStatAgain    = "stat, again"
-	rowFindAgain    = "find, again"
-	rowListAgain    = "ls -lR, again"
-	rowGitAgain     = "git status, again"
-	rowGrepAgain    = "grep -r, again"
-)
-
-// tunedOptions make sshfs as fast as it gets without giving up encryption.
-var tunedOptions = []string{
-	"Ciphers=aes128-gcm@openssh.com", "max_conns=2", "kernel_cache",
-	"entry_timeout=3600,attr_timeout=3600,negative_timeout=3600",
-	"dcache_timeout=3600,dcache_max_size=100000",
-}
-
-// targets are what the project promises beside sshfs, default and tuned, and what is
-// done again beside the local disk.
-func targets() []runs.Target {
-	least := map[string]float64{rowRead: 2, rowReadWarm: 2, rowWrite: 1.2}
-	var all []runs.Target
-	for _, row := range []string{rowRead, rowReadWarm, rowWrite, rowRandom1, rowRandom16,
-		rowRandom1Warm, rowRandom16Warm, rowCreate, rowList, rowListWarm} {
-		for _, base := range []string{peerSSHFS, peerTuned} {
-			all = append(all, runs.Target{Row: row, Peer: peerRpycfs, Base: base, Least: max(1, least[row])})
-		}
-	}
-	for row, times := range map[string]float64{rowStatAgain: 1.3, rowFindAgain: 2, rowListAgain: 2, rowGitAgain: 2, rowGrepAgain: 5} {
-		all = append(all, runs.Target{Row: row, Peer: peerRpycfs, Base: peerLocal, Least: 1 / times})
-	}
-	return all
-}
 
 func main() {
-	if err := peers.EnterNamespace(); err != nil {
+	actRole()
+	os.Exit(bench(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// actRole does not return if the process has a role.
+func actRole() {
+	if len(os.Args) != 4 {
+		return
+	}
+	role := map[string]func([]string) error{roleLoopback: serveLoopback, rolePass: passPackets}[os.Args[1]]
+	if role == nil {
+		return
+	}
+	if err := role(os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, "fsbench:", err)
 		os.Exit(1)
 	}
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(0)
 }
 
+// slow are the cells that would take hours.
+const slow = `ms/.*/(sshfs|rclone)|ms/(small files|untar|git clone|rm -rf|go build|SQLite)`
+
 type options struct {
-	dir, bin, old, only, json string
-	rounds                    int
-	mib                       int64
-	reads, small              int
-	limit, total              time.Duration
-	check                     bool
+	dir, bin, old, json, render, plot string
+	links                             string
+	only, scaled                      regexp.Regexp
+	rounds, part                      int
+	mib, farMiB                       int64
+	sizes
+	limit, total time.Duration
+	check        bool
+	verbose      bool
 }
 
 func parse(args []string, stderr io.Writer) (*options, error) {
@@ -98,62 +72,72 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f := flag.NewFlagSet("fsbench", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&o.dir, "dir", "/var/tmp", "make the exported tree in a new directory under `dir`, on the disk to be measured")
-	f.StringVar(&o.bin, "bin", "", "take rpycfsd and mount.rpycfs from `dir` instead of building them")
+	f.StringVar(&o.bin, "bin", "", "take the programs of rpycfs from `dir` instead of building them")
 	f.StringVar(&o.old, "old", "", "measure the programs in `dir` too, as one more peer")
-	f.StringVar(&o.only, "only", "", "measure only cells whose \"row/peer$\" contains one of the `texts`, separated by semicolons")
-	f.StringVar(&o.json, "json", "", "write JSON to `file` too")
+	f.StringVar(&o.links, "links", linkLoopback+";200mbit/30ms;50mbit/100ms", "measure over these `links`")
+	f.TextVar(&o.only, "only", regexp.MustCompile(""), "measure only cells whose \"link/row/peer\" this `expression` fits")
+	f.TextVar(&o.scaled, "scaled", regexp.MustCompile(slow), "do only a part, and extrapolate, in the cells that this `expression` fits")
+	f.IntVar(&o.part, "part", 20, "the part is one of this `many`")
+	f.StringVar(&o.json, "json", "", "write every sample to `file`")
+	f.StringVar(&o.render, "render", "", "measure nothing, print the tables of a JSON `file`")
+	f.StringVar(&o.plot, "plot", "", "draw a plot into `file` (.svg)")
 	f.IntVar(&o.rounds, "rounds", 3, "measured `rounds`")
 	f.Int64Var(&o.mib, "mib", 1024, "size of the large files in `MiB`")
+	f.Int64Var(&o.farMiB, "far-mib", 64, "the same over emulated links")
 	f.IntVar(&o.reads, "reads", 2000, "random reads per thread")
 	f.IntVar(&o.small, "small", 5000, "small files made")
-	f.DurationVar(&o.limit, "limit", 2*time.Minute, "end a cell that takes longer")
-	f.DurationVar(&o.total, "total", time.Hour, "end everything after this time")
+	f.IntVar(&o.listed, "listed", 20000, "entries of the directory that ls -l lists")
+	f.IntVar(&o.files, "files", 10000, "files of the tree, at most")
+	f.IntVar(&o.modules, "modules", 100, "packages of the module that go build builds")
+	f.IntVar(&o.inserts, "inserts", 200, "rows that SQLite inserts, each in a transaction")
+	f.StringVar(&o.source, "tree", "", "the tree is a copy of `dir` (default: Go's own sources)")
+	f.Uint64Var(&o.seed, "seed", 1, "`number` that chooses the files, the offsets and the module")
+	f.DurationVar(&o.limit, "limit", 10*time.Minute, "end a cell that takes longer")
+	f.DurationVar(&o.total, "total", 6*time.Hour, "end everything after this time")
+	f.BoolVar(&o.verbose, "v", false, "say what each cell has brought")
 	f.BoolVar(&o.check, "check", false, "exit 4 when a target is missed")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
-	if f.NArg() > 0 || o.rounds < 1 || o.mib < 1 || o.reads < 1 || o.small < 1 {
+	positive := []int{o.rounds, o.part, int(o.mib), int(o.farMiB), o.reads, o.small, o.listed, o.files, o.modules, o.inserts}
+	if f.NArg() > 0 || slices.Min(positive) < 1 {
 		f.Usage()
 		return nil, flag.ErrHelp
 	}
 	return &o, nil
 }
 
-// run returns 0, 1 after an error, 2 for wrong usage, and 4 when -check was
+// bench returns 0, 1 after an error, 2 for wrong usage, and 4 when -check was
 // given and a target is missed.
-func run(args []string, stdout, stderr io.Writer) int {
+func bench(args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stderr)
 	if err != nil {
 		return 2
 	}
-	rep, err := o.bench(stderr)
+	var rep *Report
+	if o.render != "" {
+		rep, err = readReport(o.render)
+	} else if err = peers.EnterNamespace(); err == nil {
+		rep, err = o.measure(stderr)
+	}
 	if err == nil {
-		err = o.print(rep, stdout)
+		rep.markdown(stdout)
+		if o.plot != "" {
+			err = rep.plot(o.plot)
+		}
+		err = errors.Join(err, rep.failed())
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "fsbench:", err)
 		return 1
 	}
-	if o.check && !rep.Met() {
+	if o.check && !rep.met() {
 		return 4
 	}
 	return 0
 }
 
-func (o *options) print(rep *runs.Report, w io.Writer) error {
-	if o.json != "" {
-		f, err := os.Create(o.json)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(rep.JSON(f), f.Close()); err != nil {
-			return err
-		}
-	}
-	return rep.Text(w)
-}
-
-func (o *options) bench(stderr io.Writer) (*runs.Report, error) {
+func (o *options) measure(stderr io.Writer) (*Report, error) {
 	dir, err := os.MkdirTemp(o.dir, "fsbench-")
 	if err != nil {
 		return nil, err
@@ -162,37 +146,61 @@ func (o *options) bench(stderr io.Writer) (*runs.Report, error) {
 	defer s.close()
 	stop := s.closeOnSignal(o.total)
 	defer stop()
-	l := &loads{
-		backing: s.path("tree"), size: o.mib << 20, reads: o.reads, small: o.small,
-		dirs: 100, filesInDir: 100,
-	}
-	if err := s.setUp(o.bin, o.old); err != nil {
+	if err := s.setUp(o); err != nil {
 		return nil, err
 	}
-	if err := l.prepare(); err != nil {
-		return nil, err
+	rows := s.rows(o)
+	rep := &Report{Notes: o.notes(s)}
+	for _, r := range rows {
+		rep.Figures = append(rep.Figures, r.figures()...)
 	}
-	rows := runs.Filter(s.rows(l, o.limit), o.only)
-	if err := runs.Measure(rows, 0, o.rounds, runs.Progress(stderr)); err != nil {
-		return nil, err
+	progress := runs.Progress(stderr)
+	defer fmt.Fprint(progress, "\r\033[K")
+	for round := range o.rounds {
+		for _, r := range rows {
+			for _, c := range runs.Order(r.cells, round) {
+				fmt.Fprintf(progress, "\r\033[Kround %d of %d: %s, %s, %s", round+1, o.rounds, r.link, r.name, c.peer)
+				begin := time.Now()
+				c.measure()
+				if o.verbose {
+					fmt.Fprintf(stderr, "%s, %s, %s: %.2f s in all; %s\n", r.link, r.name, c.peer, time.Since(begin).Seconds(), c.last())
+				}
+			}
+			if o.json != "" { // now, so that a run that is ended leaves something
+				if err := rep.write(o.json); err != nil {
+					return nil, err
+				}
+			}
+		}
 	}
-	return runs.NewReport(rows, targets(), o.notes(dir)...), nil
+	return rep, nil
 }
 
-func (o *options) notes(dir string) []string {
+func (o *options) notes(s *site) []string {
 	version := func(name string, args ...string) string {
 		out, _ := exec.Command(name, args...).CombinedOutput()
 		first, _, _ := strings.Cut(string(out), "\n")
 		return first
 	}
+	var trees []string
+	for _, l := range s.loads {
+		trees = append(trees, fmt.Sprintf("%d files and %d MiB", len(l.tree.entries), l.tree.bytes>>20))
+	}
 	return []string{
-		"All on one machine over loopback; medians; a ratio is the median of the rounds' ratios.",
-		"Mounted afresh and with empty caches (drop_caches=3) before every cell; \"server warm\": the server then",
-		"reads everything once itself. Contents are checked: every 64th byte's word while reading, all of what was written.",
-		fmt.Sprintf("Large files %d MiB by 1 MiB calls; %d random reads per thread; %d files of 4 KiB made; ls -lR of 100 × 100 files.", o.mib, o.reads, o.small),
-		fmt.Sprintf("%s, %d CPUs, %s, %s on %s", version("uname", "-sr"), runtime.NumCPU(), strings.ToLower(version("sh", "-c", "sshfs -V 2>&1 | grep SSHFS")),
-			version("ssh", "-V"), version("stat", "-f", "-c", "%T", dir)),
+		fmt.Sprintf("%s, %d CPUs, %s, %s, %s, %s on %s; client and server are one machine.", version("uname", "-sr"), runtime.NumCPU(),
+			strings.ToLower(version("sh", "-c", "sshfs -V 2>&1 | grep SSHFS")), version("ssh", "-V"), version("rclone", "--version"), version("git", "--version"),
+			version("stat", "-f", "-c", "%T", s.dir)),
+		fmt.Sprintf("Medians of %d rounds, all peers in turn in each; a ratio is the median of the rounds' ratios.", o.rounds),
+		"Cold: a new mount, a new daemon and no caches (drop_caches=3), which is so before every cell. Warm: the same once more on the same mount." +
+			" Server warm: cold, but the server has read the file itself.",
+		"Contents are checked: every 64th byte's word of a large file while it is read, all of what was written or copied by hash.",
+		fmt.Sprintf("Large files %d MiB (%d over emulated links) by 1 MiB calls; %d random reads per thread; %d files of 4 KiB made; ls -l of %d; a module of %d packages; %d inserts; seed %d.",
+			o.mib, o.farMiB, o.reads, o.small, o.listed, o.modules, o.inserts, o.seed),
+		"The tree, of " + filepath.Base(filepath.Dir(o.source)) + "/" + filepath.Base(o.source) + ", has " + trees[0] + ".",
+		fmt.Sprintf("~: extrapolated from one %dth: less was created, listed, built and inserted, and a tree of %s.", o.part, trees[len(trees)-1]),
+		"Peak memory: resident, of all processes of a side together, since the mount.",
 		"sshfs tuned: " + strings.Join(tunedOptions, ","),
+		"rclone: " + strings.Join(rcloneOptions, " ") + "; it returns before what was written is at the server.",
 	}
 }
 
@@ -218,68 +226,4 @@ func (s *site) closeOnSignal(total time.Duration) (stop func()) {
 		signal.Stop(signals)
 		close(done)
 	}
-}
-
-// site is the working directory with the servers, which start when their first
-// cell is measured.
-type site struct {
-	dir   string
-	ssh   peers.SSHServer
-	ours  peers.Rpycfs
-	old   peers.Rpycfs // with -old
-	peers []peer
-}
-
-var mountPoints = []string{"mnt/sshfs", "mnt/tuned", "mnt/rpycfs", "mnt/old"}
-
-func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
-
-// setUp makes the directories and names the peers.
-func (s *site) setUp(bin, old string) error {
-	for _, name := range append([]string{"tree", "ssh", "rpycfs", "old", "mnt"}, mountPoints...) {
-		if err := os.Mkdir(s.path(name), 0o700); err != nil {
-			return err
-		}
-	}
-	s.ssh.Dir = s.path("ssh")
-	s.ours = peers.Rpycfs{Label: peerRpycfs, Bin: bin, State: s.path("rpycfs"), Tree: s.path("tree"), Mnt: s.path("mnt/rpycfs")}
-	s.peers = []peer{
-		local{s.path("tree")},
-		&peers.SSHFS{Label: peerSSHFS, Server: &s.ssh, Tree: s.path("tree"), Mnt: s.path("mnt/sshfs")},
-		&peers.SSHFS{Label: peerTuned, Server: &s.ssh, Tree: s.path("tree"), Mnt: s.path("mnt/tuned"), Options: tunedOptions},
-		&s.ours,
-	}
-	if old != "" {
-		s.old = peers.Rpycfs{Label: peerOld, Bin: old, State: s.path("old"), Tree: s.path("tree"), Mnt: s.path("mnt/old")}
-		s.peers = append(s.peers, &s.old)
-	}
-	return nil
-}
-
-func (s *site) rows(l *loads, limit time.Duration) []*runs.Row {
-	var rows []*runs.Row
-	for _, load := range l.all() {
-		r := &runs.Row{Name: load.name, Unit: load.unit}
-		for _, p := range s.peers {
-			if _, ssh := p.(*peers.SSHFS); ssh && load.again {
-				continue // minutes, for what it does not promise
-			}
-			r.Add(p.Name(), func() (float64, error) { return measure(p, load, l.warmUp, limit) })
-		}
-		rows = append(rows, r)
-	}
-	return rows
-}
-
-// close unmounts what is still mounted, ends the servers and removes the
-// directory.
-func (s *site) close() {
-	for _, name := range mountPoints {
-		for peers.IsMount(s.path(name)) && syscall.Unmount(s.path(name), syscall.MNT_DETACH) == nil {
-		}
-	}
-	s.ssh.Stop()
-	s.ours.Stop()
-	s.old.Stop()
-	os.RemoveAll(s.dir)
 }

@@ -3,12 +3,15 @@ package peers
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -28,14 +31,34 @@ type Process struct {
 	Err  error
 }
 
-// Start runs a program; env is added to our environment.
-func Start(env []string, name string, args ...string) (*Process, error) {
+// Spawn says how a process is started. The zero value is a plain child.
+type Spawn struct {
+	In    func(func()) // runs what it is given in another network namespace
+	Group *os.File     // the control group that it belongs to
+	Env   []string     // added to ours
+	Files []*os.File   // from descriptor 3 on
+}
+
+// With returns s with more in the environment.
+func (s Spawn) With(env ...string) Spawn {
+	s.Env = slices.Concat(s.Env, env)
+	return s
+}
+
+// Start runs a program.
+func (s Spawn) Start(name string, args ...string) (*Process, error) {
 	p := &Process{Cmd: exec.Command(name, args...), Done: make(chan struct{})}
-	p.Cmd.Env = append(os.Environ(), env...)
+	p.Cmd.Env = append(os.Environ(), s.Env...)
+	p.Cmd.ExtraFiles = s.Files
 	p.Cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if s.Group != nil {
+		p.Cmd.SysProcAttr.UseCgroupFD, p.Cmd.SysProcAttr.CgroupFD = true, int(s.Group.Fd())
+	}
 	p.Cmd.Stdout, p.Cmd.Stderr = &p.Out, &p.Out
 	p.Cmd.WaitDelay = time.Second
-	if err := p.Cmd.Start(); err != nil {
+	var err error
+	s.do(func() { err = p.Cmd.Start() })
+	if err != nil {
 		return nil, err
 	}
 	go func() {
@@ -43,6 +66,75 @@ func Start(env []string, name string, args ...string) (*Process, error) {
 		close(p.Done)
 	}()
 	return p, nil
+}
+
+// do runs f where processes are started.
+func (s Spawn) do(f func()) {
+	if s.In == nil {
+		f()
+		return
+	}
+	s.In(f)
+}
+
+// Run runs a program to its end and returns what it says.
+func (s Spawn) Run(ctx context.Context, name string, args ...string) ([]byte, error) {
+	p, err := s.Start(name, args...)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, p.Kill)
+	defer stop()
+	<-p.Done
+	if p.Err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", p.Cmd, p.Err, &p.Out)
+	}
+	return p.Out.Bytes(), nil
+}
+
+// Ends are the two sides of a peer. The zero value is this machine on both, over
+// loopback.
+type Ends struct {
+	Host           string // of the server
+	Client, Server Spawn
+}
+
+func (e *Ends) host() string { return cmp.Or(e.Host, "127.0.0.1") }
+
+// freePort returns a port that nothing listens on at the server.
+func (e *Ends) freePort() (port string, err error) {
+	e.Server.do(func() { port, err = FreePort(e.host()) })
+	return port, err
+}
+
+// awaitPort waits until the client's side reaches a port of the server, at most 10 s.
+func (e *Ends) awaitPort(port string, p *Process) error {
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); {
+		var c net.Conn
+		var err error
+		e.Client.do(func() { c, err = net.DialTimeout("tcp", net.JoinHostPort(e.host(), port), time.Second) })
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-p.Done:
+			return fmt.Errorf("%s ended: %v\n%s", p.Cmd.Path, p.Err, &p.Out)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	p.Stop()
+	return fmt.Errorf("%s does not listen", p.Cmd.Path)
+}
+
+// FreePort returns a port that nothing listens on.
+func FreePort(host string) (string, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
 }
 
 // Stop asks the process to end, insists after five seconds, and waits.
@@ -61,8 +153,8 @@ func (p *Process) Kill() {
 	<-p.Done
 }
 
-// awaitMount waits until dir is a mount point that answers.
-func awaitMount(ctx context.Context, dir string, p *Process) (*Mounted, error) {
+// AwaitMount waits until dir is a mount point that answers.
+func AwaitMount(ctx context.Context, dir string, p *Process) (*Mounted, error) {
 	m := &Mounted{Dir: dir, Proc: p}
 	for !IsMount(dir) {
 		select {
@@ -80,6 +172,7 @@ func awaitMount(ctx context.Context, dir string, p *Process) (*Mounted, error) {
 	return m, nil
 }
 
+// IsMount reports whether something is mounted on dir.
 func IsMount(dir string) bool {
 	var here, above syscall.Stat_t
 	if syscall.Stat(dir, &here) != nil || syscall.Stat(filepath.Dir(dir), &above) != nil {

@@ -17,6 +17,7 @@ type Rpycfs struct {
 	Tree  string // exported
 	Mnt   string
 	Via   string // a port that leads to the daemon; empty: its own
+	At    Ends
 
 	proc *Process // rpycfsd, while it runs
 	port string
@@ -28,7 +29,7 @@ func Build(dir string) error {
 	if err != nil {
 		return fmt.Errorf("go list: %w (run within bench/, or give -bin)", err)
 	}
-	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/rpycfsd", "./cmd/mount.rpycfs")
+	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/rpycfsd", "./cmd/mount.rpycfs", "./cmd/rpycfs")
 	cmd.Dir = string(out[:len(out)-1])
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
@@ -50,19 +51,19 @@ func (r *Rpycfs) Start() (err error) {
 		r.Bin = r.State
 	}
 	if r.port == "" {
-		if r.port, err = FreePort(); err != nil {
+		if r.port, err = r.At.freePort(); err != nil {
 			return err
 		}
 	}
 	if err := os.WriteFile(r.passwordFile(), []byte("throwaway\n"), 0o600); err != nil {
 		return err
 	}
-	r.proc, err = Start(r.env(), filepath.Join(r.Bin, "rpycfsd"), r.Tree, "--listen=127.0.0.1:"+r.port,
+	r.proc, err = r.At.Server.With(r.env()...).Start(filepath.Join(r.Bin, "rpycfsd"), r.Tree, "--listen="+r.At.host()+":"+r.port,
 		"--user="+benchUser, "--password-file="+r.passwordFile(), "--state="+filepath.Join(r.State, "daemon"))
 	if err != nil {
 		return err
 	}
-	return awaitPort(r.port, r.proc)
+	return r.At.awaitPort(r.port, r.proc)
 }
 
 // Stop ends the daemon if it runs.
@@ -98,10 +99,10 @@ func (r *Rpycfs) Mount(ctx context.Context) (*Mounted, error) {
 	if err := r.Start(); err != nil {
 		return nil, err
 	}
-	p, err := Start(r.env(), filepath.Join(r.Bin, "mount.rpycfs"), "127.0.0.1:/", r.Mnt,
+	p, err := r.At.Client.With(r.env()...).Start(filepath.Join(r.Bin, "mount.rpycfs"), r.At.host()+":/", r.Mnt,
 		"-o", "foreground,port="+cmp.Or(r.Via, r.port)+",user="+benchUser+",password-file="+r.passwordFile())
 	if err != nil {
 		return nil, err
 	}
-	return awaitMount(ctx, r.Mnt, p)
+	return AwaitMount(ctx, r.Mnt, p)
 }

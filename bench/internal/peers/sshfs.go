@@ -5,19 +5,18 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // SSHServer is a real sshd on loopback with keys of its own in Dir.
 type SSHServer struct {
 	Dir  string
+	At   Ends
 	proc *Process // while it runs
 	port string   // once it has been started
 }
@@ -45,10 +44,10 @@ func (s *SSHServer) Start() (err error) {
 	if err != nil {
 		return err
 	}
-	if s.proc, err = Start(nil, sshd, "-D", "-e", "-f", filepath.Join(s.Dir, "sshd_config")); err != nil {
+	if s.proc, err = s.At.Server.Start(sshd, "-D", "-e", "-f", filepath.Join(s.Dir, "sshd_config")); err != nil {
 		return err
 	}
-	return awaitPort(s.port, s.proc)
+	return s.At.awaitPort(s.port, s.proc)
 }
 
 // prepare makes keys and configuration.
@@ -59,7 +58,7 @@ func (s *SSHServer) prepare() (err error) {
 			return fmt.Errorf("ssh-keygen: %w: %s", err, out)
 		}
 	}
-	if s.port, err = FreePort(); err != nil {
+	if s.port, err = s.At.freePort(); err != nil {
 		return err
 	}
 	pub, err := os.ReadFile(s.hostKey() + ".pub")
@@ -124,7 +123,7 @@ func (s *SSHServer) Stop() {
 
 func (s *SSHServer) config() string {
 	return strings.Join([]string{
-		"ListenAddress 127.0.0.1",
+		"ListenAddress " + s.At.host(),
 		"Port " + s.port,
 		"HostKey " + s.hostKey(),
 		"AuthorizedKeysFile " + s.userKey() + ".pub",
@@ -140,33 +139,6 @@ func (s *SSHServer) config() string {
 	}, "\n")
 }
 
-// FreePort returns a port that nothing listens on.
-func FreePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
-}
-
-// awaitPort waits until something listens on port, at most 10 s.
-func awaitPort(port string, p *Process) error {
-	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); {
-		if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
-			return c.Close()
-		}
-		select {
-		case <-p.Done:
-			return fmt.Errorf("%s ended: %v\n%s", p.Cmd.Path, p.Err, &p.Out)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	p.Stop()
-	return fmt.Errorf("%s does not listen", p.Cmd.Path)
-}
-
 // SSHFS mounts through a server; several may share one.
 type SSHFS struct {
 	Label   string
@@ -179,12 +151,13 @@ type SSHFS struct {
 
 // Rclone mounts through the server's sftp. Programs that write need its cache.
 type Rclone struct {
-	Label  string
-	Server *SSHServer
-	Tree   string
-	Mnt    string
-	Cache  string // directory
-	Via    string // a port that leads to the server; empty: its own
+	Label   string
+	Server  *SSHServer
+	Tree    string
+	Mnt     string
+	Cache   string // directory
+	Options []string
+	Via     string // a port that leads to the server; empty: its own
 }
 
 func (r *Rclone) Name() string { return r.Label }
@@ -193,14 +166,14 @@ func (r *Rclone) Mount(ctx context.Context) (*Mounted, error) {
 	if err := r.Server.Start(); err != nil {
 		return nil, err
 	}
-	p, err := Start(nil, "rclone", "mount", ":sftp:"+r.Tree, r.Mnt, "--config", os.DevNull,
-		"--sftp-host", "127.0.0.1", "--sftp-port", cmp.Or(r.Via, r.Server.port), "--sftp-user", "root",
+	p, err := r.Server.At.Client.Start("rclone", append([]string{"mount", ":sftp:" + r.Tree, r.Mnt, "--config", os.DevNull,
+		"--sftp-host", r.Server.At.host(), "--sftp-port", cmp.Or(r.Via, r.Server.port), "--sftp-user", "root",
 		"--sftp-key-file", r.Server.userKey(), "--sftp-shell-type", "none",
-		"--vfs-cache-mode", "writes", "--cache-dir", r.Cache)
+		"--vfs-cache-mode", "writes", "--cache-dir", r.Cache}, r.Options...)...)
 	if err != nil {
 		return nil, err
 	}
-	return awaitMount(ctx, r.Mnt, p)
+	return AwaitMount(ctx, r.Mnt, p)
 }
 
 func (s *SSHFS) Name() string { return s.Label }
@@ -209,7 +182,7 @@ func (s *SSHFS) Mount(ctx context.Context) (*Mounted, error) {
 	if err := s.Server.Start(); err != nil {
 		return nil, err
 	}
-	args := []string{"-f", "-p", cmp.Or(s.Via, s.Server.port), "127.0.0.1:" + s.Tree, s.Mnt,
+	args := []string{"-f", "-p", cmp.Or(s.Via, s.Server.port), s.Server.At.host() + ":" + s.Tree, s.Mnt,
 		"-o", "IdentityFile=" + s.Server.userKey(),
 		"-o", "UserKnownHostsFile=" + s.Server.knownHosts(),
 		"-o", "IdentitiesOnly=yes,BatchMode=yes,StrictHostKeyChecking=yes,HostKeyAlias=" + hostAlias,
@@ -217,9 +190,9 @@ func (s *SSHFS) Mount(ctx context.Context) (*Mounted, error) {
 	for _, o := range s.Options {
 		args = append(args, "-o", o)
 	}
-	p, err := Start(nil, "sshfs", args...)
+	p, err := s.Server.At.Client.Start("sshfs", args...)
 	if err != nil {
 		return nil, err
 	}
-	return awaitMount(ctx, s.Mnt, p)
+	return AwaitMount(ctx, s.Mnt, p)
 }

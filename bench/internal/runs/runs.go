@@ -51,10 +51,11 @@ func (r *Row) ratio(peer, base string) float64 {
 	for i := range p.figures {
 		all = append(all, p.figures[i]/b.figures[i])
 	}
-	return median(all)
+	return Median(all)
 }
 
-func median(v []float64) float64 {
+// Median returns the median of v, 0 if there is none.
+func Median(v []float64) float64 {
 	if len(v) == 0 {
 		return 0
 	}
@@ -78,7 +79,7 @@ func Measure(rows []*Row, warm, rounds int, progress io.Writer) error {
 	defer fmt.Fprint(progress, "\r\033[K")
 	for round := range warm + rounds {
 		for _, r := range rows {
-			for _, c := range order(r.Cells, round) {
+			for _, c := range Order(r.Cells, round) {
 				fmt.Fprintf(progress, "\r\033[Kround %d of %d: %s, %s", round+1-warm, rounds, r.Name, c.Peer)
 				figure, err := c.Measure()
 				if err != nil {
@@ -93,9 +94,9 @@ func Measure(rows []*Row, warm, rounds int, progress io.Writer) error {
 	return nil
 }
 
-// order rotates the cells from round to round, and turns every other round
+// Order rotates the cells from round to round, and turns every other round
 // around, so that none always follows the same one.
-func order(cells []*Cell, round int) []*Cell {
+func Order[C any](cells []C, round int) []C {
 	first := round % len(cells)
 	turned := slices.Concat(cells[first:], cells[:first])
 	if round%2 == 1 {
@@ -161,7 +162,7 @@ func NewReport(rows []*Row, targets []Target, notes ...string) *Report {
 		for _, c := range r.Cells {
 			rep.Figures = append(rep.Figures, Figure{
 				Row: r.Name, Peer: c.Peer, Unit: r.Unit,
-				Median: median(c.figures), Min: slices.Min(c.figures), Max: slices.Max(c.figures),
+				Median: Median(c.figures), Min: slices.Min(c.figures), Max: slices.Max(c.figures),
 				Rounds: c.figures,
 			})
 		}

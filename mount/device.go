@@ -16,6 +16,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/mounts"
 )
 
@@ -161,6 +162,21 @@ func (d *device) close() {
 	if d != nil {
 		unix.Close(d.fd)
 	}
+}
+
+// expire makes the kernel ask again for a name, at its next use, and leaves alone who has
+// what it leads to as the working directory (FUSE_EXPIRE_ONLY, Linux 6.2). It waits for
+// the directory's lock.
+func (d *device) expire(dir fsproto.Node, name string) {
+	const notifyInvalEntry = 3
+	msg := make([]byte, 32, 32+len(name)+1) // fuse_out_header, fuse_notify_inval_entry_out
+	binary.NativeEndian.PutUint32(msg[0:], uint32(cap(msg)))
+	binary.NativeEndian.PutUint32(msg[4:], notifyInvalEntry)
+	binary.NativeEndian.PutUint64(msg[16:], uint64(dir))
+	binary.NativeEndian.PutUint32(msg[24:], uint32(len(name)))
+	binary.NativeEndian.PutUint32(msg[28:], fuse.EXPIRE_ONLY)
+	msg = append(append(msg, name...), 0)
+	_, _ = unix.Write(d.fd, msg) // ENOENT: the kernel does not have it
 }
 
 // epochs reports whether the kernel is believed to know epochs.

@@ -120,6 +120,7 @@ type FS struct {
 
 	// mapsAround says that the kernel maps files that are open around its cache.
 	mapsAround bool
+	expires    bool // it knows names that are only to be asked for again
 
 	device    *device       // nil until it is mounted
 	readers   *readers      // the same

@@ -1,6 +1,7 @@
 package mount_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -212,4 +213,36 @@ func countOne(path string) error {
 		return err
 	}
 	return os.WriteFile(path, fmt.Appendln(nil, n+1), 0o644)
+}
+
+// TestLockBesideWorkingDirectory: the names beside a file are looked up anew when it is
+// locked; who works in a directory there goes on.
+func TestLockBesideWorkingDirectory(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w := newWorld(t)
+	w.mount("/")
+	f, err := os.Create(w.point + "/locked")
+	w.ok(err)
+	defer f.Close()
+	dir := w.point + "/dir"
+	w.ok(os.Mkdir(dir, 0o755))
+	sh := exec.Command("sh", "-c", "echo begun; read x")
+	sh.Dir = dir
+	in, err := sh.StdinPipe()
+	w.ok(err)
+	out, err := sh.StdoutPipe()
+	w.ok(err)
+	w.ok(sh.Start())
+	said := bufio.NewScanner(out)
+	if !said.Scan() {
+		t.Fatal("the shell has not begun")
+	}
+	w.ok(unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}))
+	if at, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", sh.Process.Pid)); err != nil || at != dir {
+		t.Errorf("the directory is now %q, %v", at, err)
+	}
+	w.ok(in.Close())
+	_ = sh.Wait() // the end of its input is an error to it
 }

@@ -28,6 +28,8 @@ type node struct {
 	changes   int           // requests of our own under way that change its entries
 	listed    time.Duration // when a listing told the kernel last of entries to be believed
 	contended time.Duration // until when its names are not believed, since the table was made
+	moves     int           // renames of our own into it that are under way
+	moved     bool          // the kernel may believe a name that one of those has brought
 
 	// For finding the node again at a restarted daemon. Parent and name are
 	// hints: the file may have been renamed elsewhere or have other names.
@@ -162,6 +164,35 @@ func (t *nodeTable) isChanging(dir fsproto.Node) (changing bool) {
 	return changing
 }
 
+// moving is changing for a rename: what it brings keeps the time for which it was to be
+// believed where it was before.
+func (t *nodeTable) moving(dirs ...fsproto.Node) (done func()) {
+	changed := t.changing(dirs...)
+	for _, dir := range dirs {
+		t.update(dir, func(n *node) { n.moves, n.moved = n.moves+1, true })
+	}
+	return func() {
+		for _, dir := range dirs {
+			t.update(dir, func(n *node) { n.moves = max(0, n.moves-1) })
+		}
+		changed()
+	}
+}
+
+// believes reports whether the kernel may believe names in a directory that it should not
+// any more, because a listing or a rename has brought them. It is made to look all of
+// them up anew, then.
+func (t *nodeTable) believes(dir fsproto.Node) (may bool) {
+	if t.listedWithin(dir, arriving) {
+		may = true
+	}
+	t.update(dir, func(n *node) {
+		may = may || n.moved
+		n.moved = n.moves > 0
+	})
+	return may
+}
+
 // contended reports whether the names of a directory are not to be believed now, and
 // extends that if it is so.
 func (t *nodeTable) contended(dir fsproto.Node, extend bool) (contended bool) {
@@ -232,6 +263,22 @@ func (t *nodeTable) namesIn(dir fsproto.Node) (names []string) {
 		s.mu.Unlock()
 	}
 	return names
+}
+
+// dirsIn returns the names of directories in a directory by which they were found.
+func (t *nodeTable) dirsIn(dir fsproto.Node) map[string]bool {
+	dirs := make(map[string]bool)
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for _, n := range s.nodes {
+			if n.parent == dir && n.dir && n.name != "" {
+				dirs[n.name] = true
+			}
+		}
+		s.mu.Unlock()
+	}
+	return dirs
 }
 
 // inoOf returns the inode number of a node.

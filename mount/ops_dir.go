@@ -112,7 +112,7 @@ func (fs *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName
 		Parent: fsproto.Node(in.NodeId), Name: oldName,
 		NewParent: fsproto.Node(in.Newdir), NewName: newName, Flags: in.Flags,
 	}
-	defer fs.nodes.changing(req.Parent, req.NewParent)()
+	defer fs.nodes.moving(req.Parent, req.NewParent)()
 	var res fsproto.RenameRes
 	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Rename, &req, &res)
 	fs.nodes.touch(req.Parent, req.NewParent, res.Node, res.Replaced)

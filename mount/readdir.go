@@ -36,6 +36,7 @@ type dir struct {
 	mu   sync.Mutex // reads of one open directory take turns
 	page page
 	size uint32 // of the next page, in bytes
+	from uint64 // the lease on the directory when the listing began
 }
 
 // page is the part of a listing that was fetched last. Each entry with a node
@@ -164,6 +165,14 @@ func (fs *FS) readdir(cancel <-chan struct{}, in *fuse.ReadIn, plus bool, add ad
 		if st := fs.fetch(cancel, in, d, pos, plus); !st.Ok() {
 			return st
 		}
+	}
+	if pos == 0 {
+		d.from = d.page.lease
+	}
+	if d.page.next == len(d.page.entries) && !fs.leases.valid(d.node, d.from) {
+		// The kernel has all entries now and would keep them, though they were not
+		// under one lease.
+		fs.notices.drop(d.node, 0)
 	}
 	fs.serve(d, add)
 	return fuse.OK

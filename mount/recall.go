@@ -84,10 +84,10 @@ func (r *recalling) node(n *fsproto.Recalled) {
 			}
 		}
 	case fs.device.epochs() && len(n.Names) > 0 && fs.nodes.contended(n.Node, true):
-		// None of its names is believed, but what a listing has brought that was
-		// under way when that began.
+		// None of its names is believed, but what a rename has brought, or a listing
+		// that was under way when that began.
 		fs.notices.forgetNames(n.Node, n.Names)
-		if fs.nodes.listedWithin(n.Node, arriving) {
+		if fs.nodes.believes(n.Node) {
 			r.epoch()
 		}
 	case fs.device.epochs() && len(n.Names) > 0 && fs.nodes.isChanging(n.Node):

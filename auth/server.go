@@ -62,6 +62,7 @@ type Server struct {
 
 	guesses throttle
 	places  places
+	turns   turns
 }
 
 // Handshake authenticates the client at the other end of nc. On success nothing
@@ -89,7 +90,9 @@ func (s *Server) Handshake(ctx context.Context, nc net.Conn) (conn *Conn, err er
 		}
 	}()
 	s.refreshUsers()
-	h := &serverHandshake{server: s, raw: bufconn.New(nc), address: address, remote: nc.RemoteAddr()}
+	h := &serverHandshake{server: s, socket: nc, address: address, remote: nc.RemoteAddr(), turn: s.turns.take()}
+	defer h.turn.give()
+	h.raw = bufconn.New(turnConn{nc, h.turn})
 	return h.run(ctx)
 }
 
@@ -129,7 +132,9 @@ func orDefault[T int | int64 | time.Duration](v, byDefault T) T {
 // Every step can end in refused, and then the connection is closed.
 type serverHandshake struct {
 	server   *Server
+	socket   net.Conn
 	raw      *bufconn.Conn
+	turn     *turn
 	tls      *tls.Conn
 	address  string // what limits count by
 	remote   net.Addr
@@ -162,6 +167,7 @@ func (h *serverHandshake) run(ctx context.Context) (*Conn, error) {
 	if err := h.raw.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
+	h.raw.Conn = h.socket
 	h.raw.Hold()
 	return conn, nil
 }
@@ -306,6 +312,8 @@ func (h *serverHandshake) slowDown(ctx context.Context) error {
 	if err := h.raw.SetDeadline(h.deadline); err != nil {
 		return err
 	}
+	h.turn.give()
+	defer h.turn.again()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {

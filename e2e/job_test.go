@@ -22,6 +22,7 @@ var jobs = map[string]func(args []string) error{
 	"map":     mapJob,     // FILE SECONDS
 	"flood":   floodJob,   // DIR SEED CHANGES SECONDS
 	"store":   storeJob,   // FILE
+	"knock":   knockJob,   // PORT CONNECTIONS
 	"program": programJob, // KIND DIR WHO LOSING END
 }
 

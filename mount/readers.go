@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -42,6 +43,12 @@ const (
 	// quickly is how many requests are answered without waiting before one goroutine
 	// is thought to be enough.
 	quickly = 32
+	// looking is how long a goroutine that answers all here looks for the next request
+	// before it sleeps.
+	looking = 50 * time.Microsecond
+	// maxMissed is how many requests are waited for asleep at most, when it has looked
+	// in vain.
+	maxMissed = 63
 )
 
 // Kinds of requests, as in linux/fuse.h; go-fuse does not export them.
@@ -105,6 +112,8 @@ type readers struct {
 	spares  atomic.Int32
 	running sync.WaitGroup
 	large   sync.Pool // of *[largeSize]byte
+
+	skip, missed atomic.Int32 // how many requests look passes over, and did last time
 
 	mu    sync.Mutex
 	under map[uint64]struct{} // numbers of the requests that may wait
@@ -175,6 +184,7 @@ func (r *readers) work() {
 // read reads a request and answers it; buf and out have room for it and for a small
 // reply. It reports whether there may be more.
 func (r *readers) read(buf, out []byte) bool {
+	r.look()
 	n, err := unix.Read(r.fd, buf)
 	for err == unix.EINTR || err == unix.EAGAIN || err == unix.ENOENT { // ENOENT: interrupted before it was read
 		n, err = unix.Read(r.fd, buf)
@@ -200,6 +210,25 @@ func (r *readers) read(buf, out []byte) bool {
 	r.answer(op, in, out)
 	r.answered(unique)
 	return true
+}
+
+// look waits for a request without going to sleep, for a moment, if all is answered here:
+// the program that has its answer now often has the next question. Where that is not so,
+// or others need the processor, it is seldom tried.
+func (r *readers) look() {
+	if r.quick.Load() < quickly || runtime.GOMAXPROCS(0) < 2 || r.skip.Add(-1) >= 0 {
+		return
+	}
+	fds := []unix.PollFd{{Fd: int32(r.fd), Events: unix.POLLIN}}
+	for end := time.Now().Add(looking); time.Now().Before(end); {
+		if n, _ := unix.Poll(fds, 0); n != 0 {
+			r.missed.Store(0)
+			r.skip.Store(0)
+			return
+		}
+	}
+	r.missed.Store(min(2*r.missed.Load()+1, maxMissed))
+	r.skip.Store(r.missed.Load())
 }
 
 // handOver is called by the handler of a request, in its goroutine, before it waits.

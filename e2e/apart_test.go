@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -208,13 +209,13 @@ func TestSoftMapped(t *testing.T) {
 				t.Cleanup(func() { _ = unix.Munmap(b) })
 				return b
 			}
-			cold, warm := open("other/file0"), open("other/file1")
+			warm := open("other/file1")
+			touch, touched := a.toucher("other/file0")
 			warm[0] = 'x'
 			must(t, unix.Msync(warm, unix.MS_SYNC))
 			a.look()
 			a.link(false)
-			touched := make(chan byte, 1)
-			go func() { touched <- cold[0] }()
+			touch()
 			warm[0] = 'y'
 			if err := unix.Msync(warm, unix.MS_SYNC); err == nil {
 				t.Error("msync has succeeded without the server")
@@ -243,6 +244,48 @@ func TestSoftMapped(t *testing.T) {
 			}
 		})
 	}
+}
+
+// toucher maps a file in a process of its own: who waits for a page keeps all goroutines
+// of the process from running when garbage is collected, the proxy's too. touch has it
+// read the first byte, which is sent then.
+func (a *apart) toucher(name string) (touch func(), touched <-chan byte) {
+	a.t.Helper()
+	self, err := os.Executable()
+	must(a.t, err)
+	cmd := a.command(self)
+	cmd.Env = append(a.env(), jobEnv+"=touch "+a.path(name))
+	in, err := cmd.StdinPipe()
+	must(a.t, err)
+	out, err := cmd.StdoutPipe()
+	must(a.t, err)
+	must(a.t, cmd.Start())
+	a.t.Cleanup(func() { must(a.t, cmd.Wait()) })
+	said := make([]byte, 1)
+	if _, err := out.Read(said); err != nil {
+		a.t.Fatalf("the program that maps %s: %v", name, err)
+	}
+	first := make(chan byte, 1)
+	return func() {
+		must(a.t, in.Close())
+		go func() {
+			if n, _ := out.Read(said); n == 1 {
+				first <- said[0]
+			}
+		}()
+	}, first
+}
+
+// touchJob maps a file, says so, and prints its first byte when there is no more input.
+func touchJob(args []string) error {
+	return mapped(args[0], func(page []byte) error {
+		fmt.Print("m")
+		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+			return err
+		}
+		_, err := fmt.Printf("%c", page[0])
+		return err
+	})
 }
 
 // same wants the mount to show what the server has.

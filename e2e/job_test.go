@@ -23,6 +23,7 @@ var jobs = map[string]func(args []string) error{
 	"flood":   floodJob,   // DIR SEED CHANGES SECONDS
 	"store":   storeJob,   // FILE
 	"knock":   knockJob,   // PORT CONNECTIONS
+	"touch":   touchJob,   // FILE
 	"program": programJob, // KIND DIR WHO LOSING END
 }
 

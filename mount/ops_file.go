@@ -217,7 +217,9 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	clock := fs.nodes.clock.read()
 	into := buf[:size]
 	if want.from != in.Offset || want.size != size {
-		into = make([]byte, want.size)
+		b := aheads.Get().(*[maxAhead]byte)
+		defer aheads.Put(b)
+		into = b[:want.size]
 	}
 	req := fsproto.ReadReq{Handle: fsproto.Handle(in.Fh), Offset: want.from, Size: uint32(want.size)}
 	var res fsproto.AttrRes

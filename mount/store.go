@@ -15,11 +15,14 @@ import (
 
 const (
 	// maxStored bounds the store, in bytes of whole pages.
-	maxStored = 64 << 20
+	maxStored = 16 << 20
 	// maxAhead is the most that is read at once when reads follow each other, in bytes.
 	// Longer reads go past the store.
 	maxAhead = 256 << 10
 )
+
+// aheads are buffers for what is read from the daemon for the store.
+var aheads = sync.Pool{New: func() any { return new([maxAhead]byte) }}
 
 // store holds pages of files. Its methods may be called concurrently. It is nil where
 // there are no leases.

@@ -242,28 +242,9 @@ func (s *store) changing(node fsproto.Node) (done func(w written, data []byte)) 
 			return
 		}
 		if end := w.at + uint64(w.n); f.ends && end > f.end {
-			s.extend(f, w.at)
-			f.end = end
+			f.end = end // what lies before w.at may be others', who have appended
 		}
 		s.put(f, w.at, data[:w.n])
-	}
-}
-
-// extend fills up the last page of a file with zeros as far as off: the file has become
-// longer. s.mu is held.
-func (s *store) extend(f *stored, off uint64) {
-	no := f.end / pageSize
-	p := f.pages[no]
-	if p == nil {
-		return
-	}
-	to := pageSize
-	if off/pageSize == no {
-		to = int(off % pageSize)
-	}
-	if known := len(p.data); known == int(f.end%pageSize) && to > known {
-		p.data = p.data[:to]
-		clear(p.data[known:])
 	}
 }
 

@@ -32,6 +32,7 @@ func (s *Session) beginChange(ctx context.Context, req any, again bool) (*change
 		case req.Flags&fsproto.OpenTruncate != 0:
 			c.subject = c.node(req.Node, recallWhole, "")
 		case writes(req.Flags):
+			c.opens = true
 			c.node(req.Node, recallWhole, "") // others are to know that it is shared
 		}
 	case *fsproto.CreateReq:

@@ -214,6 +214,7 @@ type change struct {
 	s       *Session
 	touched []touched
 	skipped []*ref        // that were not called back because of a change of their own
+	opens   bool          // it only opens a file for writing
 	closed  bool          // leases on files that it changes are not given any more
 	made    bool          // it is being made
 	over    chan struct{} // closed when it has been, if anybody waits for that
@@ -236,6 +237,11 @@ type touched struct {
 	name string
 }
 
+// busies reports whether the session is not called back for a node while it makes the
+// change: its kernel holds pages of a file until a change of its data or attributes is
+// answered, but not until an open is.
+func (c *change) busies(t *touched) bool { return t.own != nil && !t.n.isDir() && !c.opens }
+
 // begin enters a change and returns the recalls that have to be answered before it
 // may be made.
 func (l *leases) begin(c *change) (waits []*recall) {
@@ -245,7 +251,7 @@ func (l *leases) begin(c *change) (waits []*recall) {
 	for i := range c.touched {
 		t := &c.touched[i]
 		t.n.changers = append(t.n.changers, c)
-		if t.own != nil && !t.n.isDir() {
+		if c.busies(t) {
 			t.own.busy++
 		}
 		// Backwards, as an entry that goes is replaced by the last one.
@@ -278,7 +284,13 @@ func (l *leases) repeat(c *change, last bool) (waits []*recall) {
 			continue
 		}
 		for j := len(t.n.holders) - 1; j >= 0; j-- {
-			if r := t.n.holders[j]; r.s != c.s && r.busy == 0 {
+			r := t.n.holders[j]
+			switch {
+			case r.s == c.s:
+			case r.busy > 0: // since begin
+				r.missed |= t.what
+				c.skipped = append(c.skipped, r)
+			default:
 				if w := l.recall(r, t.what, ""); w != nil {
 					waits = append(waits, w)
 				}
@@ -314,7 +326,7 @@ func (l *leases) finish(c *change) (waits []*recall) {
 		}
 		n.changed = l.clock
 		r := t.own
-		if r == nil || n.isDir() {
+		if !c.busies(t) {
 			continue
 		}
 		if r.busy--; r.busy == 0 && r.missed != 0 {

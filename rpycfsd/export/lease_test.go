@@ -446,6 +446,47 @@ func TestTwoWriters(t *testing.T) {
 	}
 }
 
+// A session that begins to write while another change waits is called back for that one
+// afterwards, too; one that only opens the file is at once.
+func TestWriterMeanwhile(t *testing.T) {
+	a, b := twoLeasers(t, Config{}, makeTree)
+	ha, hb := a.open(a.lookup("f").Node, fsproto.OpenWrite), b.open(b.lookup("f").Node, fsproto.OpenWrite)
+	fa := a.leased("f")[0]
+	l := &b.e.leases
+	enter := func() (*change, []*recall) {
+		c := &change{s: b.s}
+		c.file(hb, recallWhole)
+		return c, l.begin(c)
+	}
+	cb, waits := enter()
+	must(t, l.await(context.Background(), waits))
+	do(a.env, fsproto.Getattr, fsproto.GetattrReq{Node: fa})
+	if !a.holds(fa) {
+		t.Fatal("no lease is given while a change waits")
+	}
+	ca, err := a.s.beginChange(context.Background(), &fsproto.WriteReq{Handle: ha}, false)
+	must(t, err)
+	if l.repeat(cb, false); !cb.made {
+		t.Fatal("a write waits for another")
+	}
+	cb.end()
+	ca.end()
+	if a.holds(fa) {
+		t.Error("a has its lease still, and has missed a change")
+	}
+
+	fa = a.leased("f")[0]
+	open, err := a.s.beginChange(context.Background(), &fsproto.OpenReq{Node: fa, Flags: fsproto.OpenWrite}, false)
+	must(t, err)
+	cb, waits = enter()
+	if len(waits) == 0 {
+		t.Error("a is not called back while it opens the file")
+	}
+	must(t, l.await(context.Background(), waits))
+	cb.end()
+	open.end()
+}
+
 // More names than a recall holds make it one of the whole directory.
 func TestManyNames(t *testing.T) {
 	a, b := twoLeasers(t, Config{}, makeTree)

@@ -66,7 +66,7 @@ func (fs *FS) dropName(dir fsproto.Node, name string) {
 	fs.notices.invalidate(dir)
 }
 
-// dropFile drops what the kernel has of an open file.
+// dropFile drops what the kernel and we have of an open file.
 func (fs *FS) dropFile(h fsproto.Handle) {
 	if f := fs.handles.file(uint64(h)); f != nil {
 		fs.store.drop(f.node)

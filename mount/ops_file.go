@@ -44,7 +44,7 @@ func openFlags(flags uint32) (uint32, fuse.Status) {
 // cache right for a read that is under way. Without write access there is nothing to
 // flush but locks.
 func (fs *FS) kernelFlags(flags uint32, around bool) (out uint32) {
-	around = around || flags&syscall.O_ACCMODE == syscall.O_RDWR && fs.store != nil && fs.mapsAround
+	around = around || flags&syscall.O_ACCMODE == syscall.O_RDWR && fs.mayGoAround()
 	if around || flags&(syscall.O_APPEND|syscall.O_DIRECT) != 0 {
 		out |= fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	}
@@ -53,6 +53,10 @@ func (fs *FS) kernelFlags(flags uint32, around bool) (out uint32) {
 	}
 	return out
 }
+
+// mayGoAround reports whether a file that nobody shares may be opened around the kernel's
+// cache: there is a store for it, and it can be mapped.
+func (fs *FS) mayGoAround() bool { return fs.store != nil && fs.mapsAround }
 
 // opened records an open file and fills in what the kernel is told. If the daemon is
 // not told of it before it has to be, req is what it is to be told. around says that the
@@ -110,7 +114,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		return fuse.Status(syscall.ESTALE)
 	}
 	sure := fs.refresh(req.Node, &res.Attr)
-	fs.opened(req.Handle, req.Node, in.Flags, res.Shared || !sure && fs.store != nil && fs.mapsAround, nil, out)
+	fs.opened(req.Handle, req.Node, in.Flags, res.Shared || !sure && fs.mayGoAround(), nil, out)
 	if flags&fsproto.OpenTruncate == 0 {
 		if fs.keeps(req.Node, &res.Attr) {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE

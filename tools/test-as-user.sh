@@ -1,11 +1,11 @@
 #!/bin/bash
 # Runs the tests that mount as an ordinary user, for whom fusermount3 does the
 # mounting, those of events, of which the kernel tells such a user less, and what is
-# opened again after a crash, where modes bind such a user. For whoever is not root, `go test` has done
-# so already. Everything that the user needs is put into a directory of its own, since
-# the checkout may lie where only root can look. What does not depend on who mounts has
-# been run by `go test` and is left out: the chat, compiling with a cold cache, half of
-# the load, and what several mounts have to do with each other.
+# opened again after a crash, where modes bind such a user. For whoever is not root,
+# `go test` has done so already. Everything that the user needs is put into a directory
+# of its own, since the checkout may lie where only root can look. What does not depend
+# on who mounts has been run by `go test` and is left out: the chat, compiling with a
+# cold cache, half of the load, and what several mounts have to do with each other.
 set -eu
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || exit 0

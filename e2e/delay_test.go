@@ -51,6 +51,7 @@ type mountStatus struct {
 	Told            int `json:"inotify_told"`
 	Lost            int `json:"inotify_lost"`
 	RecalledAll     int `json:"recalled_all"`
+	Requests        map[string]struct{ Count int }
 }
 
 func (w *world) status() (s mountStatus) {

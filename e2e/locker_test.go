@@ -71,6 +71,8 @@ func (l *lockerProcess) do(f []string) string {
 		fd, err := unix.Dup(fd)
 		l.files[f[2]] = fd
 		return result(err)
+	case "number": // number ID
+		return strconv.Itoa(fd)
 	case "close": // close ID
 		return result(unix.Close(fd))
 	case "flock": // flock ID sh|ex|un [nb]

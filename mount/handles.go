@@ -12,6 +12,7 @@ type file struct {
 	node   fsproto.Node
 	direct bool        // the kernel's cache is not used for reading and writing
 	stored atomic.Bool // but our own is for reading
+	quiet  bool        // closing a descriptor is not told (closes.go)
 	late   late
 }
 
@@ -22,15 +23,19 @@ type handleTable struct {
 	files map[uint64]*file
 	dirs  map[uint64]*dir
 	lates map[fsproto.Node]map[fsproto.Handle]*late // that the daemon has not been told of
+	quiet map[fsproto.Node]int                      // how many files are
 }
 
 func newHandleTable() *handleTable {
-	return &handleTable{files: make(map[uint64]*file), dirs: make(map[uint64]*dir), lates: make(map[fsproto.Node]map[fsproto.Handle]*late)}
+	return &handleTable{files: make(map[uint64]*file), dirs: make(map[uint64]*dir), lates: make(map[fsproto.Node]map[fsproto.Handle]*late), quiet: make(map[fsproto.Node]int)}
 }
 
 func (t *handleTable) addFile(h fsproto.Handle, f *file) {
 	t.mu.Lock()
 	t.files[uint64(h)] = f
+	if f.quiet {
+		t.quiet[f.node]++
+	}
 	t.addLate(&f.late)
 	t.mu.Unlock()
 }
@@ -69,7 +74,32 @@ func (t *handleTable) removeFile(fh uint64) *file {
 	defer t.mu.Unlock()
 	f := t.files[fh]
 	delete(t.files, fh)
+	if f != nil && f.quiet {
+		t.notQuiet(f)
+	}
 	return f
+}
+
+// loud takes back that a file is closed quietly.
+func (t *handleTable) loud(f *file) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.notQuiet(f)
+}
+
+// notQuiet does so; mu is held.
+func (t *handleTable) notQuiet(f *file) {
+	f.quiet = false
+	if t.quiet[f.node]--; t.quiet[f.node] == 0 {
+		delete(t.quiet, f.node)
+	}
+}
+
+// closesQuietly reports whether a node is open as a file that is closed quietly.
+func (t *handleTable) closesQuietly(node fsproto.Node) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.quiet[node] > 0
 }
 
 // removeDir returns the directory that was open under the number, or nil.

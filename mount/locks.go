@@ -29,8 +29,9 @@ type lockKeeper struct {
 	settling sync.WaitGroup // work that no request waits for
 	undoing  pending        // taking away locks that were given up
 
-	mu    sync.Mutex
-	nodes map[fsproto.Node]*nodeLocks
+	mu       sync.Mutex
+	nodes    map[fsproto.Node]*nodeLocks
+	watching map[fsproto.Node]map[ownerKey]*lockOwner // with fds
 }
 
 // nodeLocks are the owners that may have locks on one node.
@@ -54,10 +55,11 @@ type lockOwner struct {
 	pending int                     // calls for a lock
 	changes uint64                  // rises with each of them
 	gone    chan struct{}           // closed when it has no locks any more
+	fds     map[int]bool            // its descriptors of the file, if closing one is to be seen (closes.go)
 }
 
 func newLockKeeper(g *guard) *lockKeeper {
-	k := &lockKeeper{guard: g, nodes: make(map[fsproto.Node]*nodeLocks)}
+	k := &lockKeeper{guard: g, nodes: make(map[fsproto.Node]*nodeLocks), watching: make(map[fsproto.Node]map[ownerKey]*lockOwner)}
 	ctx, cancel := context.WithCancel(context.Background())
 	k.ctx, k.cancel = rpc.Leaving(ctx), cancel
 	return k
@@ -118,6 +120,10 @@ func (k *lockKeeper) find(node fsproto.Node, l *fsproto.Lock) (*nodeLocks, *lock
 func (k *lockKeeper) drop(node fsproto.Node, n *nodeLocks, key ownerKey) {
 	close(n.owners[key].gone)
 	delete(n.owners, key)
+	delete(k.watching[node], key)
+	if len(k.watching[node]) == 0 {
+		delete(k.watching, node)
+	}
 	if len(n.owners) == 0 {
 		delete(k.nodes, node)
 		k.guard.end(n.dir)

@@ -122,6 +122,7 @@ type FS struct {
 	mapsAround bool
 	expires    bool // it knows names that are only to be asked for again
 
+	dev       string        // its number, as in st_dev, major:minor
 	device    *device       // nil until it is mounted
 	readers   *readers      // the same
 	epochs    atomic.Uint64 // how often the kernel was made to look up every name anew

@@ -41,15 +41,11 @@ func openFlags(flags uint32) (uint32, fuse.Status) {
 // Appending goes around its cache: the kernel would place the data by the size
 // that it remembers. So does who reads and writes a file, for another client may come to
 // share it, and who shares it with one that may write: no call back can make the kernel's
-// cache right for a read that is under way. Without write access there is nothing to
-// flush but locks.
+// cache right for a read that is under way.
 func (fs *FS) kernelFlags(flags uint32, around bool) (out uint32) {
 	around = around || flags&syscall.O_ACCMODE == syscall.O_RDWR && fs.mayGoAround()
 	if around || flags&(syscall.O_APPEND|syscall.O_DIRECT) != 0 {
 		out |= fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
-	}
-	if flags&syscall.O_ACCMODE == syscall.O_RDONLY && fs.locks == nil {
-		out |= fuse.FOPEN_NOFLUSH
 	}
 	return out
 }
@@ -67,7 +63,16 @@ func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, around b
 	fs.nodes.opened(node, 1)
 	f := &file{node: node, direct: out.OpenFlags&fuse.FOPEN_DIRECT_IO != 0, late: late{req: req, op: fsproto.Open}}
 	f.stored.Store(f.direct && fs.store != nil && flags&syscall.O_DIRECT == 0)
+	f.quiet = flags&syscall.O_ACCMODE == syscall.O_RDONLY && fs.mayBeQuiet()
+	quiet := f.quiet
 	fs.handles.addFile(h, f)
+	switch {
+	case !quiet:
+	case fs.locks.hasRanges(node):
+		fs.handles.loud(f)
+	default: // who locks it from now on sees that it is
+		out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	}
 }
 
 // Open opens a file that the kernel knows. One that has lost its last name is
@@ -85,6 +90,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		flags |= fsproto.OpenKillPriv
 	}
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: flags}
+	fs.seeClosesFirst(cancel, &in.InHeader)
 	if fs.openHere(req.Node, flags) {
 		fs.opened(req.Handle, req.Node, in.Flags, false, &req, out)
 		if fs.stillHere(req.Node) {
@@ -406,6 +412,7 @@ func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if fs.closeFile(&in.InHeader, in.Fh) {
 		fs.calling(&in.InHeader)
 		if fs.locks != nil {
+			fs.seeCloses(fs.locks.ctx, fsproto.Node(in.NodeId))
 			defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
 		}
 		fs.release(fsproto.Handle(in.Fh))

@@ -1,11 +1,8 @@
 package mount
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"syscall"
 	"time"
 
@@ -46,10 +43,14 @@ func (fs *FS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
+	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Getlk.Info, 0)
+	defer ctx.end()
+	fs.calling(&in.InHeader)
+	fs.seeCloses(ctx, fsproto.Node(in.NodeId))
 	req := fsproto.GetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
 	var res fsproto.GetlkRes
-	if st := call(fs, cancel, &in.InHeader, fsproto.Getlk, &req, &res); !st.Ok() {
-		return st
+	if err := rpc.Call(ctx, fs.peer, fsproto.Getlk, &req, &res); err != nil {
+		return errno(err)
 	}
 	out.Lk = fuse.FileLock{Typ: syscall.F_UNLCK}
 	if res.Conflict {
@@ -73,6 +74,7 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, 0)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
+	fs.seeCloses(ctx, fsproto.Node(in.NodeId))
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
 	if l.Type == fsproto.LockUnlock {
 		return errno(fs.unlock(ctx, fsproto.Node(in.NodeId), &req))
@@ -87,6 +89,7 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 			return errno(err)
 		case !res.Refused:
 			granted = true
+			fs.watchCloses(node, &l, in.Pid)
 			return fs.freshen(ctx, node)
 		case time.Now().After(deadline) || !fs.locks.awaitClosing(ctx, node, &res.Holder, again):
 			return fuse.EAGAIN
@@ -187,6 +190,7 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, locking)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
+	fs.seeCloses(ctx, fsproto.Node(in.NodeId))
 	node := fs.asked(in, &l)
 	granted := false
 	defer func() { fs.locks.answered(node, &l, granted) }()
@@ -195,6 +199,7 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 		switch {
 		case err == nil:
 			granted = true
+			fs.watchCloses(node, &l, in.Pid)
 			return fs.freshen(ctx, node)
 		case errors.Is(err, syscall.ECANCELED):
 			continue // the daemon has forgotten the queue, but not the open file
@@ -335,14 +340,4 @@ func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 		})
 	}
 	return fuse.OK
-}
-
-// asksOFD reports whether the thread is inside fcntl(F_OFD_SETLKW). The kernel's
-// request does not tell those locks from a process's, but only a process's can
-// deadlock. Where this process may not look, they count as a process's.
-func asksOFD(tid uint32) bool {
-	const ofdSetlkw = "0x26"
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", tid))
-	fields := bytes.Fields(text) // number, descriptor, command, …
-	return err == nil && len(fields) > 2 && string(fields[2]) == ofdSetlkw
 }

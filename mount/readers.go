@@ -45,7 +45,7 @@ const (
 	quickly = 32
 	// looking is how long a goroutine that answers all here looks for the next request
 	// before it sleeps.
-	looking = 50 * time.Microsecond
+	looking = 200 * time.Microsecond
 	// maxMissed is how many requests are waited for asleep at most, when it has looked
 	// in vain.
 	maxMissed = 63

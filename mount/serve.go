@@ -59,7 +59,7 @@ func Mount(fs *FS, dir string) (*Mounted, error) {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
 	if at, err := mounts.At(dir); err == nil && at.Type == mounts.FSType {
-		m.Dev = at.Dev
+		m.Dev, fs.dev = at.Dev, at.Dev
 		fs.raiseReadAhead(m.Dev)
 	}
 	return m, nil

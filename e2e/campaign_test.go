@@ -303,6 +303,9 @@ func (c *campaign) killed() {
 
 func (c *campaign) restarted() {
 	c.did("restarted")
+	if !eventually(patience, func() bool { return listening(c.port) }) { // before that a signal just kills it
+		c.t.Error("the daemon does not listen")
+	}
 	c.restart()
 }
 

@@ -264,7 +264,8 @@ func (p *Peer) End(cause error) {
 }
 
 // Drain stops taking in calls, waits until those that run have been answered,
-// or ctx ends, and then closes the connection. The session stays.
+// or ctx ends, and then closes the connection. The session stays. If there is no error
+// nothing runs any more.
 func (p *Peer) Drain(ctx context.Context) error {
 	p.draining.Store(true)
 	err := p.running.wait(ctx)
@@ -277,6 +278,9 @@ func (p *Peer) Drain(ctx context.Context) error {
 		}
 		c.close(errors.New("shutting down"))
 		<-c.stopped
+	}
+	if err == nil {
+		err = p.running.wait(ctx) // for a call that was just being taken in
 	}
 	return err
 }

@@ -229,8 +229,12 @@ func (s *Store) Freeze() {
 	}
 }
 
+// Frozen reports whether the records stay as they are. What was changed before it was
+// asked, and said no, is stored.
+func (s *Store) Frozen() bool { return s != nil && s.frozen.Load() }
+
 // Frozen reports whether the record stays as it is.
-func (c Cell) Frozen() bool { return c.s != nil && c.s.frozen.Load() }
+func (c Cell) Frozen() bool { return c.s.Frozen() }
 
 // Live returns how many records there are.
 func (s *Store) Live() int {

@@ -580,3 +580,24 @@ func TestOpenedAgain(t *testing.T) {
 		}
 	}
 }
+
+// Once records stay as they are nothing is changed any more: it would be done again by the
+// next process, which does not know of it.
+func TestNothingIsChangedUnrecorded(t *testing.T) {
+	v := newCrashEnv(t)
+	must(t, os.WriteFile(filepath.Join(v.dir, "f"), []byte("as it was"), 0o644))
+	v.start()
+	f := v.lookup("f")
+	h := v.env.open(f.Node, fsproto.OpenWrite)
+	v.store.Freeze()
+	_, err := v.write(fsproto.WriteReq{Handle: h, Flags: fsproto.WriteAppend}, "and more")
+	want(t, err, rpc.ErrGone)
+	err = made(v.env, fsproto.Mkdir, fsproto.MkdirReq{Parent: fsproto.RootNode, Name: "d", NewNode: newNode()})
+	want(t, err, rpc.ErrGone)
+	if data, err := os.ReadFile(filepath.Join(v.dir, "f")); string(data) != "as it was" {
+		t.Errorf("the file has %q, %v", data, err)
+	}
+	if _, err := os.Stat(filepath.Join(v.dir, "d")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a directory was made: %v", err)
+	}
+}

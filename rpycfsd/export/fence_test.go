@@ -1,6 +1,9 @@
 package export
 
 import (
+	"fmt"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -108,6 +111,29 @@ func TestCloseOfAFencedSession(t *testing.T) {
 	closed := begin(a.s.Close)
 	ends(t, closed, "closing")
 	ends(t, done, "the call")
+}
+
+// When a session ends nobody has answered for its client: what waits for that is not done.
+func TestEndOfAFencedSession(t *testing.T) {
+	a, b := twoLeasers(t, Config{recallTimeout: while}, makeTree)
+	defer a.holding()()
+	num := a.leased("f")[0]
+	fences(t, a, b, num)
+	var calls sync.WaitGroup
+	for i := range 20 {
+		calls.Go(func() {
+			req := fsproto.MkdirReq{Parent: fsproto.RootNode, Name: fmt.Sprint("late", i), NewNode: fsproto.ClientChosen | fsproto.Node(1000+i)}
+			err := rpc.Call(t.Context(), a.link.Client, fsproto.Mkdir, &req, &fsproto.CreateNodeRes{})
+			want(t, err, rpc.ErrGone)
+		})
+	}
+	waits(t, begin(calls.Wait), "calls of a fenced session")
+	a.link.Server.End(nil)
+	a.link.Client.End(nil)
+	calls.Wait()
+	if made, _ := filepath.Glob(filepath.Join(a.dir, "late*")); len(made) > 0 {
+		t.Errorf("%d changes were made by a session that had ended", len(made))
+	}
 }
 
 // Lost events take everything from everybody.

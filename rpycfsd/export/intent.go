@@ -148,7 +148,10 @@ func (s *Session) plan(ctx context.Context, r *rpc.Request, c *change, req any) 
 		return p, err
 	}
 	if r.Again && len(r.Noted) > 0 {
-		return p, rpc.Decode(r.Noted, &p.i)
+		if err := rpc.Decode(r.Noted, &p.i); err != nil {
+			return p, err
+		}
+		return p, s.mayBegin()
 	}
 	p.i.on = c.touched[0].n.id
 	var now unix.Timespec
@@ -160,10 +163,20 @@ func (s *Session) plan(ctx context.Context, r *rpc.Request, c *change, req any) 
 		return p, err
 	}
 	note, err := rpc.Encode(nil, &p.i)
-	if err == nil {
-		r.Note(note)
+	if err != nil {
+		return p, err
 	}
-	return p, err
+	r.Note(note)
+	return p, s.mayBegin()
+}
+
+// mayBegin refuses changes when what is noted is not kept any more: the next process, which
+// is sent the call again, would make it for the second time.
+func (s *Session) mayBegin() error {
+	if s.e.cfg.Keep.Store.Frozen() {
+		return errClosed
+	}
+	return nil
 }
 
 // names are those that only one call at a time may change; an append changes one without

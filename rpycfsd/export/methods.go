@@ -206,7 +206,7 @@ func (s *Session) awaitFence(ctx context.Context) error {
 	defer late.Stop()
 	select {
 	case <-fenced:
-		return nil
+		return ctx.Err()
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-late.C:

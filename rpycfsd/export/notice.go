@@ -157,6 +157,9 @@ func (s *Session) sendNotices() {
 		if err == nil {
 			err = rpc.Call(c.ctx, peer, fsproto.Events, req, &fsproto.Empty{})
 		}
+		if err != nil && peer.Context().Err() != nil {
+			return
+		}
 		if err != nil && c.ctx.Err() == nil {
 			s.log.Warn("the client refuses to be told of changes; it is told of none from now on", "err", err)
 			l.mu.Lock()
@@ -171,7 +174,7 @@ func (s *Session) nextNotices() (req *fsproto.EventsReq, waits []*recall, peer *
 	l, q := &s.e.leases, &s.notices
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(q.queue) == 0 && !q.lost || s.recalls.closed {
+	if len(q.queue) == 0 && !q.lost || s.recalls.closed || s.recalls.peer == nil {
 		q.queue, q.sending = nil, false
 		return nil, nil, nil
 	}

@@ -155,6 +155,7 @@ func TestNoticesBounded(t *testing.T) {
 	v := newEnv(t, Config{}, Identity{Name: "first"}, nil)
 	s := v.session(Identity{Name: "slow"})
 	s.notices.sending = true // but nothing is
+	s.recalls.peer = new(rpc.Peer)
 	for i := range maxNotices + 3 {
 		s.notify(fsproto.Event{What: fsproto.EventCreate, Dir: 1, Name: fmt.Sprint(i)}, nil)
 	}
@@ -208,4 +209,21 @@ func TestNoticesLost(t *testing.T) {
 	case <-time.After(soon):
 		t.Error("it is not told")
 	}
+}
+
+// A client that refuses to be called back is not told of changes either, also of none that
+// are waiting when it refuses.
+func TestNoticesOfWhoRefuses(t *testing.T) {
+	a, _ := twoLeasers(t, Config{}, nil)
+	l := &a.e.leases
+	l.mu.Lock()
+	a.s.recalls.peer = nil
+	l.mu.Unlock()
+	a.s.notify(fsproto.Event{What: fsproto.EventCreate, Dir: fsproto.RootNode, Name: "f"}, nil)
+	a.s.recalls.sender.Wait()
+	l.mu.Lock()
+	if q := &a.s.notices; len(q.queue) > 0 || q.sending {
+		t.Errorf("%d events wait, sending: %v", len(q.queue), q.sending)
+	}
+	l.mu.Unlock()
 }

@@ -163,6 +163,9 @@ func (s *Session) sendRecalls() {
 		} else {
 			err = callInTime(c.ctx, peer, req, l.within)
 		}
+		if req.All && err != nil && peer.Context().Err() != nil {
+			return // the session is over, and nobody has answered: its calls are not to be served
+		}
 		l.mu.Lock()
 		switch {
 		case req.All && c.ctx.Err() == nil:

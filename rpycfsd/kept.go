@@ -30,6 +30,7 @@ type kept struct {
 	keeper  *keeper.Client
 	records []mapped.Record // of the process before, until they are used
 	fds     map[uint64]int
+	ended   time.Time // when that process had ended, at the latest
 
 	alive   mapped.Cell   // when a process with sessions was last known to live
 	stop    chan struct{} // nil: nothing is kept
@@ -68,9 +69,13 @@ func openKept(cfg *Config) (*kept, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sessions of before: %w", err)
 	}
+	k.ended = time.Now()
 	if len(cfg.Keeper) > 0 {
 		if k.keeper, k.fds, err = keeper.Connect(filepath.Join(cfg.State, name+".keeper"), cfg.Keeper, cfg.Log); err != nil {
 			cfg.Log.Error("no keeper: open files that lose their names will not survive a restart of the daemon", "err", err)
+		}
+		if seen := k.keeper.Ended(); !seen.IsZero() {
+			k.ended = seen
 		}
 	}
 	return k, nil
@@ -145,7 +150,7 @@ func (k *kept) forExport() export.Keep {
 	if k == nil {
 		return export.Keep{}
 	}
-	return export.Keep{Store: k.store, Keeper: k.keeper}
+	return export.Keep{Store: k.store, Keeper: k.keeper, Ended: k.ended}
 }
 
 // freeze has everything stay as it is.

@@ -24,6 +24,7 @@ type Client struct {
 	path    string
 	command []string
 	log     *slog.Logger
+	ended   time.Time // when the process before had ended, at the latest; zero: nobody knows
 
 	mu      sync.Mutex
 	conn    *net.UnixConn // nil: there is no keeper
@@ -49,7 +50,7 @@ func Connect(path string, command []string, log *slog.Logger) (*Client, map[uint
 	if err != nil {
 		return nil, nil, err
 	}
-	found, err := takeAll(conn)
+	found, err := c.takeAll(conn)
 	if err != nil {
 		log.Warn("the keeper of open files has ended", "err", err)
 		conn.Close()
@@ -60,6 +61,14 @@ func Connect(path string, command []string, log *slog.Logger) (*Client, map[uint
 	}
 	c.use(conn)
 	return c, found, nil
+}
+
+// Ended returns when the process before had ended at the latest, zero if nobody saw it.
+func (c *Client) Ended() time.Time {
+	if c == nil {
+		return time.Time{}
+	}
+	return c.ended
 }
 
 func dial(path string) (*net.UnixConn, error) {
@@ -74,7 +83,7 @@ func dial(path string) (*net.UnixConn, error) {
 	return conn, nil
 }
 
-func takeAll(conn *net.UnixConn) (map[uint64]int, error) {
+func (c *Client) takeAll(conn *net.UnixConn) (map[uint64]int, error) {
 	if err := send(conn, opAll, 0, -1); err != nil {
 		return nil, err
 	}
@@ -88,6 +97,9 @@ func takeAll(conn *net.UnixConn) (map[uint64]int, error) {
 			return nil, err
 		}
 		if op == opEnd {
+			if key != 0 {
+				c.ended = time.Unix(0, int64(key))
+			}
 			return found, nil
 		}
 		found[key] = fd

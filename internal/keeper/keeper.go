@@ -6,7 +6,9 @@
 //
 //	'K' key, with a descriptor   keep it (to the keeper), or here it is (from it)
 //	'D' key                      let it go, or (from it) it has been
-//	'A' 0                        give me all; answered by as many 'K', then 'E' 0
+//	'A' 0                        give me all; answered by as many 'K', then 'E' with the
+//	                             nanoseconds since 1970 at which the process before was
+//	                             gone, 0 if there was none
 //
 // One process is served at a time, in the order in which they connect. What one has sent
 // before it died is taken in before the next is served, because it has arrived.
@@ -41,6 +43,7 @@ const lookEvery = 2 * time.Second
 // nothing to keep, or its socket is gone.
 func Run(l *net.UnixListener, patience time.Duration) error {
 	held := make(map[uint64]int)
+	var gone uint64 // when the last process was seen to have ended
 	end := time.Now().Add(patience)
 	for {
 		if err := l.SetDeadline(time.Now().Add(min(lookEvery, time.Until(end)))); err != nil {
@@ -57,7 +60,8 @@ func Run(l *net.UnixListener, patience time.Duration) error {
 			return err
 		}
 		if err := checkPeer(conn); err == nil {
-			serve(conn, held)
+			serve(conn, held, gone)
+			gone = uint64(time.Now().UnixNano())
 		}
 		conn.Close()
 		if len(held) == 0 {
@@ -67,8 +71,8 @@ func Run(l *net.UnixListener, patience time.Duration) error {
 	}
 }
 
-// serve does what one process asks for until it is gone.
-func serve(conn *net.UnixConn, held map[uint64]int) {
+// serve does what one process asks for until it is gone. before is when the last one was.
+func serve(conn *net.UnixConn, held map[uint64]int, before uint64) {
 	for {
 		op, key, fd, err := receive(conn)
 		if errors.Is(err, syscall.ECONNRESET) {
@@ -91,7 +95,7 @@ func serve(conn *net.UnixConn, held map[uint64]int) {
 					return
 				}
 			}
-			if send(conn, opEnd, 0, -1) != nil {
+			if send(conn, opEnd, before, -1) != nil {
 				return
 			}
 		}

@@ -93,8 +93,15 @@ func TestKeep(t *testing.T) {
 			<-wait
 		}
 	}
+	if seen := c.Ended(); !seen.IsZero() {
+		t.Errorf("a process before the first had ended at %v", seen)
+	}
+	ending := time.Now().Round(0)
 	c.Close()
 	c, found = connect(t, path, time.Minute)
+	if seen := c.Ended(); seen.Before(ending) || seen.After(time.Now()) {
+		t.Errorf("the process before had ended at %v, not between %v and now", seen, ending)
+	}
 	for key := range uint64(500) {
 		fd, ok := found[key]
 		if ok != (key%3 != 0) {

@@ -81,7 +81,8 @@ type crashEnv struct {
 	onWait  func()
 	at      string        // the point at which the daemon crashes; "": it does not
 	crashed chan struct{} // closed by the crash
-	dead    chan struct{} // closed when the old process has ended
+	dead    bool          // the process that crashed has ended
+	ended   time.Time     // when it had
 }
 
 var errCrashed = errors.New("crashed")
@@ -103,7 +104,7 @@ func (v *crashEnv) open() (root *rpc.Mux, from rpc.Slots, tell func(*rpc.Peer)) 
 	store, records, err := mapped.Open(v.path)
 	must(v.t, err)
 	v.store = store
-	v.e, err = Open(Config{Path: v.dir, Keep: Keep{Store: store}, reached: v.reached})
+	v.e, err = Open(Config{Path: v.dir, Keep: Keep{Store: store, Ended: v.ended}, reached: v.reached})
 	must(v.t, err)
 	root = new(rpc.Mux)
 	if v.key.IsZero() {
@@ -151,7 +152,7 @@ func (v *crashEnv) start() {
 func (v *crashEnv) crashAt(point string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.at, v.crashed, v.dead = point, make(chan struct{}), make(chan struct{})
+	v.at, v.crashed, v.dead = point, make(chan struct{}), false
 	v.log.mu.Lock()
 	defer v.log.mu.Unlock()
 	v.log.ended = nil
@@ -191,12 +192,22 @@ func (v *crashEnv) reached(point string) error {
 	return errCrashed
 }
 
-// again is the next process.
-func (v *crashEnv) again(point string) {
+// end has the process that crashed end: what it had begun it has done.
+func (v *crashEnv) end() {
 	<-v.crashed
 	v.link.Cut()
-	old, oldSession, oldExport, oldStore := v.link.Server, v.s, v.e, v.store
-	old.End(nil)
+	v.link.Server.End(nil)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.dead {
+		v.dead, v.ended = true, time.Now()
+	}
+}
+
+// again is the next process.
+func (v *crashEnv) again(point string) {
+	v.end()
+	oldSession, oldExport, oldStore := v.s, v.e, v.store
 	oldSession.Close()
 	must(v.t, oldExport.Close())
 	must(v.t, oldStore.Close())
@@ -290,12 +301,20 @@ var crashSteps = []crashStep{
 		return err
 	}},
 	{"tmpfile", func(v *env, x *crashFiles) error {
-		n := newNode()
-		res, err := try(v, fsproto.Tmpfile, fsproto.TmpfileReq{Parent: x.d.Node, Mode: 0o600, Flags: fsproto.OpenReadWrite, NewNode: n, Handle: newHandle()})
-		if err == nil && res.Entry.Node != n {
-			err = fmt.Errorf("node %d, chosen was %d", res.Entry.Node, n)
+		n, h := newNode(), newHandle()
+		res, err := try(v, fsproto.Tmpfile, fsproto.TmpfileReq{Parent: x.d.Node, Mode: 0o600, Flags: fsproto.OpenReadWrite, NewNode: n, Handle: h})
+		if err != nil {
+			return err
 		}
-		return err
+		if res.Entry.Node != n {
+			return fmt.Errorf("node %d, chosen was %d", res.Entry.Node, n)
+		}
+		// Without a keeper it does not outlive the next crash, and another one could be the
+		// same inode, born at the same time.
+		if err := made(v, fsproto.Release, fsproto.ReleaseReq{Handle: h}); err != nil {
+			return err
+		}
+		return made(v, fsproto.Forget, fsproto.ForgetReq{Nodes: []fsproto.Forgotten{{Node: n, Stamp: res.Entry.Stamp}}})
 	}},
 	{"open and truncate", func(v *env, x *crashFiles) error {
 		return made(v, fsproto.Open, fsproto.OpenReq{Node: x.b.Node, Handle: newHandle(), Flags: fsproto.OpenWrite | fsproto.OpenTruncate})
@@ -332,6 +351,10 @@ var crashSteps = []crashStep{
 	{"copy_file_range", func(v *env, x *crashFiles) error {
 		return made(v, fsproto.CopyFileRange, fsproto.CopyReq{From: x.h, To: x.h, FromOffset: 0, ToOffset: 10, Length: 4})
 	}},
+}
+
+func crashStepOf(name string) crashStep {
+	return crashSteps[slices.IndexFunc(crashSteps, func(s crashStep) bool { return s.name == name })]
 }
 
 // prepare makes the directory that steps change, anew.
@@ -510,9 +533,6 @@ func TestUndecidedWait(t *testing.T) {
 func TestUndecidedProgram(t *testing.T) {
 	v := newCrashEnv(t)
 	v.start()
-	step := func(name string) crashStep {
-		return crashSteps[slices.IndexFunc(crashSteps, func(s crashStep) bool { return s.name == name })]
-	}
 	for _, tt := range []struct {
 		step, point string
 		program     func(dir string)
@@ -533,9 +553,8 @@ func TestUndecidedProgram(t *testing.T) {
 		dir := filepath.Join(v.dir, nameOf(t, v, x))
 		v.crashAt(tt.point)
 		result := make(chan error, 1)
-		go func() { result <- step(tt.step).do(v.env, x) }()
-		<-v.crashed
-		v.link.Server.End(nil) // what it had begun it has done
+		go func() { result <- crashStepOf(tt.step).do(v.env, x) }()
+		v.end()
 		tt.program(dir)
 		v.again("")
 		if err := <-result; tt.errno == nil && err != nil || tt.errno != nil && (!errors.Is(err, tt.errno) || !fsproto.IsUndecided(err)) {
@@ -543,6 +562,108 @@ func TestUndecidedProgram(t *testing.T) {
 		}
 		if text, err := os.ReadFile(filepath.Join(dir, tt.file)); err != nil || string(text) != tt.text {
 			t.Errorf("%s at %q: %s holds %q, %v", tt.step, tt.point, tt.file, text, err)
+		}
+	}
+}
+
+// TestMadeByProgram: an entry that a program has made is not taken for the call's, nor
+// changed. However alike they are: if the daemon had ended by then, the call comes too late.
+// If it could be the call's, changed by the program, that is undecided. What has got the
+// number that the call gives is known, whatever has become of it.
+func TestMadeByProgram(t *testing.T) {
+	v := newCrashEnv(t)
+	v.start()
+	makes := map[string]struct {
+		do      func(x *crashFiles) error
+		program func(path string, mode uint32) error // the same
+	}{
+		"mkdir": {
+			func(x *crashFiles) error { return crashStepOf("mkdir").do(v.env, x) },
+			func(path string, mode uint32) error { return unix.Mkdir(path, 0o750^mode) },
+		},
+		"mknod": {
+			func(x *crashFiles) error { return crashStepOf("mknod").do(v.env, x) },
+			func(path string, mode uint32) error { return unix.Mkfifo(path, 0o600^mode) },
+		},
+		"mknod of a file": {
+			func(x *crashFiles) error {
+				return made(v.env, fsproto.Mknod, fsproto.MknodReq{Parent: x.d.Node, Name: "new", Mode: 0o600, NewNode: newNode()})
+			},
+			func(path string, mode uint32) error { return unix.Mknod(path, unix.S_IFREG|0o600^mode, 0) },
+		},
+		"symlink": {
+			func(x *crashFiles) error { return crashStepOf("symlink").do(v.env, x) },
+			func(path string, mode uint32) error {
+				return unix.Symlink([]string{"to/somewhere", "to/somewhere/else"}[min(mode, 1)], path)
+			},
+		},
+		"create": {
+			func(x *crashFiles) error { return crashStepOf("create").do(v.env, x) },
+			func(path string, mode uint32) error {
+				fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o400^mode)
+				unix.Close(fd)
+				return err
+			},
+		},
+	}
+	defer unix.Umask(unix.Umask(0))
+	for name, m := range makes {
+		for _, tt := range []struct {
+			point   string
+			program string // "same": makes what the call would; "other": makes it otherwise; "changes" what the call has made
+			ended   bool   // the daemon has, before the program does it
+			want    error
+		}{
+			{"noted", "same", true, syscall.EEXIST},
+			{"noted", "other", true, syscall.EEXIST},
+			{"noted", "other", false, syscall.EIO},
+			{"changed", "changes", true, syscall.EIO},
+			{"made", "changes", true, nil},
+		} {
+			if name == "symlink" && tt.program == "changes" {
+				continue
+			}
+			x := v.prepare()
+			path := filepath.Join(v.dir, nameOf(t, v, x), "new")
+			v.crashAt(tt.point)
+			result := make(chan error, 1)
+			go func() { result <- m.do(x) }()
+			<-v.crashed
+			if tt.ended {
+				v.end()
+				v.clockMoves()
+			}
+			switch tt.program {
+			case "same":
+				must(t, m.program(path, 0))
+			case "other":
+				must(t, m.program(path, 0o44))
+			case "changes":
+				must(t, os.Chmod(path, 0o644))
+			}
+			before, err := os.Lstat(path)
+			must(t, err)
+			v.again("")
+			err = <-result
+			if tt.want == nil && err != nil || tt.want != nil && (!errors.Is(err, tt.want) || fsproto.IsUndecided(err) != (tt.want == syscall.EIO)) {
+				t.Errorf("%s at %q, a program %s: %v, want %v", name, tt.point, tt.program, err, tt.want)
+			}
+			if now, err := os.Lstat(path); err != nil || !os.SameFile(now, before) || now.Mode() != before.Mode() {
+				t.Errorf("%s at %q, a program %s: %v has become %v, %v", name, tt.point, tt.program, before, now, err)
+			}
+		}
+	}
+}
+
+// clockMoves returns when what is made now is seen to be younger than the daemon's end.
+func (v *crashEnv) clockMoves() {
+	probe := filepath.Join(v.t.TempDir(), "probe")
+	for {
+		must(v.t, os.WriteFile(probe, nil, 0o600))
+		info, err := os.Stat(probe)
+		must(v.t, err)
+		if info.ModTime().After(v.ended) {
+			return
 		}
 	}
 }

@@ -165,8 +165,12 @@ func (s *Session) openMade(c call, d object, req *fsproto.CreateReq) (*node, *be
 		return nil, nil, nil
 	}
 	id, st := d.identOf(req.Name)
-	if id == (ident{}) || st.Mode&unix.S_IFMT != unix.S_IFREG || !c.plan.born(&st) {
-		return nil, nil, nil
+	made, err := c.plan.made(c, d, req.Name, id, &st, entry{kind: unix.S_IFREG, mode: req.Mode, umask: req.Umask})
+	if err != nil && req.Flags&fsproto.OpenExclusive == 0 {
+		err = nil // who made it is all the same
+	}
+	if !made {
+		return nil, nil, err
 	}
 	p, err := d.p.Walk(req.Name)
 	if err != nil {

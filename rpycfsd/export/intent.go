@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
@@ -22,9 +23,12 @@ import (
 //     most, and what concerns one name, or appends to one file, was done one after the
 //     other. So what is found differs from what was noted by this call alone, or by a
 //     program on the server.
-//   - What was made: there was no such entry, and there is one that was born since. What
-//     was removed or renamed: inodes tell. What was appended: the bytes are where they
-//     would have begun, all of them or some, which are then completed.
+//   - What was made: there was no such entry, and there is one that has the number which
+//     the call was to give it, or else was born after the note and before that process had
+//     ended, of the kind, owner, mode and target that the call gives. One that was born
+//     then and is otherwise may be either's. What was removed or renamed: inodes tell.
+//     What was appended: the bytes are where they would have begun, all of them or some,
+//     which are then completed.
 //   - Other changes come to the same when they are made twice, and are.
 //   - Where a program on the server has done what cannot be told apart from the call, the
 //     answer is EIO, and the log says why.
@@ -94,6 +98,7 @@ type plan struct {
 	s       *Session
 	i       intent
 	claimed []hint
+	known   ident // of a call that comes again: what has the number that it gives
 }
 
 func (p *plan) done() {
@@ -286,17 +291,21 @@ func (p *plan) decide(c call, req, res any) (made bool, err error) {
 	s, expired := p.s, p.s.expired(c.Slot)
 	switch req := req.(type) {
 	case *fsproto.CreateReq:
+		p.know(req.NewNode)
 		return false, nil // createOrOpen does
 	case *fsproto.MkdirReq:
-		return p.decideMade(req.Parent, req.Name, req.NewNode, unix.S_IFDIR, res)
+		return p.decideMade(c, req.Parent, req.Name, req.NewNode, entry{kind: unix.S_IFDIR, mode: req.Mode, umask: req.Umask}, res)
 	case *fsproto.MknodReq:
-		kind := req.Mode & fsproto.ModeType
-		if kind == 0 {
-			kind = unix.S_IFREG
+		e := entry{kind: req.Mode & fsproto.ModeType, mode: req.Mode, umask: req.Umask}
+		switch e.kind {
+		case 0:
+			e.kind = unix.S_IFREG
+		case unix.S_IFCHR, unix.S_IFBLK:
+			e.major, e.minor = req.RdevMajor, req.RdevMinor
 		}
-		return p.decideMade(req.Parent, req.Name, req.NewNode, kind, res)
+		return p.decideMade(c, req.Parent, req.Name, req.NewNode, e, res)
 	case *fsproto.SymlinkReq:
-		return p.decideMade(req.Parent, req.Name, req.NewNode, unix.S_IFLNK, res)
+		return p.decideMade(c, req.Parent, req.Name, req.NewNode, entry{kind: unix.S_IFLNK, target: string(req.Target)}, res)
 	case *fsproto.LinkReq:
 		return p.decideLink(req, res.(*fsproto.CreateNodeRes))
 	case *fsproto.UnlinkReq:
@@ -309,7 +318,7 @@ func (p *plan) decide(c call, req, res any) (made bool, err error) {
 		}
 	case *fsproto.SetxattrReq:
 		if req.Flags&fsproto.XattrCreate != 0 && p.i.size == 0 && s.hasXattr(req.Node, req.Name) == 1 {
-			return s.attrAfter(req.Node, res.(*fsproto.AttrRes))
+			return p.decideXattr(req, res.(*fsproto.AttrRes))
 		}
 	case *fsproto.RemovexattrReq:
 		if p.i.size == 1 && s.hasXattr(req.Node, req.Name) == 0 {
@@ -322,6 +331,25 @@ func (p *plan) decide(c call, req, res any) (made bool, err error) {
 	return false, nil
 }
 
+// decideXattr looks whether an attribute that was to be made is the call's, where the kernel
+// leaves the value as it is given.
+func (p *plan) decideXattr(req *fsproto.SetxattrReq, res *fsproto.AttrRes) (bool, error) {
+	o, err := p.s.node(req.Node)
+	if err != nil {
+		return false, err
+	}
+	defer o.done()
+	value := make([]byte, len(req.Value)+1)
+	n, err := o.p.Getxattr(req.Name, value)
+	if err != nil && !isErrno(err, syscall.ERANGE) {
+		return false, err
+	}
+	if strings.HasPrefix(req.Name, "user.") && (err != nil || !bytes.Equal(value[:n], req.Value)) {
+		return false, errUndecided
+	}
+	return true, o.attr(&res.Attr)
+}
+
 func (s *Session) attrAfter(num fsproto.Node, res *fsproto.AttrRes) (bool, error) {
 	o, err := s.node(num)
 	if err != nil {
@@ -331,27 +359,80 @@ func (s *Session) attrAfter(num fsproto.Node, res *fsproto.AttrRes) (bool, error
 	return true, o.attr(&res.Attr)
 }
 
-// born reports whether an entry, where there was none before, was made since.
-func (p *plan) born(st *beneath.Stat) bool {
-	if p.i.was != (ident{}) {
-		return false
-	}
-	if st.Mask&unix.STATX_BTIME == 0 {
-		return true
-	}
-	since := p.i.since
-	return st.Btime.Sec > since.Sec || st.Btime.Sec == since.Sec && st.Btime.Nsec >= since.Nsec
+// entry is what a call makes.
+type entry struct {
+	kind, mode, umask uint32 // the mode as it is asked for
+	target            string // of a symbolic link
+	major, minor      uint32 // of a device
 }
 
-func (p *plan) decideMade(parent fsproto.Node, name string, chosen fsproto.Node, kind uint32, res any) (bool, error) {
+// is reports whether entry name of directory d, of the same kind, is as a call with the
+// rights of c would have made it. Set-id bits are inherited and dropped.
+func (e *entry) is(c call, d object, name string, st *beneath.Stat) bool {
+	owner := uint32(unix.Geteuid())
+	if c.as != nil {
+		owner = c.as.UID()
+	}
+	if st.Uid != owner || st.Rdev_major != e.major || st.Rdev_minor != e.minor {
+		return false
+	}
+	if e.kind == unix.S_IFLNK {
+		p, err := d.p.Walk(name)
+		if err != nil {
+			return false
+		}
+		defer p.Close()
+		target, err := p.Readlink(len(e.target) + 1)
+		return err == nil && string(target) == e.target
+	}
+	is, asked := uint32(st.Mode)&fsproto.ModePerm&^setIDs, d.mode(e.mode, e.umask)&^setIDs
+	return is == asked || is&^asked == 0 && d.p.HasDefaultACL() // which takes bits away
+}
+
+// know notes what has the number that a call gives.
+func (p *plan) know(chosen fsproto.Node) {
+	if n := p.s.nodeOf(chosen); n != nil && chosen != 0 {
+		p.known = n.id
+	}
+}
+
+// made reports whether a call has made an entry that is there now.
+func (p *plan) made(c call, d object, name string, id ident, st *beneath.Stat, e entry) (bool, error) {
+	switch {
+	case id == (ident{}), p.i.was != (ident{}), uint32(st.Mode)&unix.S_IFMT != e.kind:
+		return false, nil
+	case id == p.known:
+		return true, nil
+	}
+	birth, sure := st.Btime, st.Mask&unix.STATX_BTIME != 0
+	if !sure {
+		birth = st.Ctime // it was born before that
+	}
+	at, ended := time.Unix(birth.Sec, int64(birth.Nsec)), p.s.e.cfg.Keep.Ended
+	switch {
+	case at.Before(time.Unix(p.i.since.Sec, int64(p.i.since.Nsec))):
+		return false, nil
+	case !ended.IsZero() && at.After(ended):
+		if sure {
+			return false, nil
+		}
+		return false, errUndecided
+	case e.is(c, d, name, st):
+		return true, nil
+	}
+	return false, errUndecided
+}
+
+func (p *plan) decideMade(c call, parent fsproto.Node, name string, chosen fsproto.Node, e entry, res any) (bool, error) {
 	d, err := p.s.dir(parent)
 	if err != nil {
 		return false, err
 	}
 	defer d.done()
+	p.know(chosen)
 	id, st := d.identOf(name)
-	if id == (ident{}) || uint32(st.Mode)&unix.S_IFMT != kind || !p.born(&st) {
-		return false, nil
+	if made, err := p.made(c, d, name, id, &st, e); !made {
+		return false, err
 	}
 	return true, p.s.enterNew(d, name, chosen, res.(*fsproto.CreateNodeRes))
 }

@@ -3,6 +3,7 @@ package export
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
@@ -17,10 +18,11 @@ import (
 // stored where the thing itself changes, under the same lock, before a reply tells of it;
 // that is a copy into a mapped file. Descriptors go to the keeper.
 
-// Keep is what outlives the process. Both are nil where nothing does.
+// Keep is what outlives the process. Store and Keeper are nil where nothing does.
 type Keep struct {
 	Store  *mapped.Store
 	Keeper *keeper.Client // nil: records only
+	Ended  time.Time      // when the process before had ended, at the latest
 }
 
 // Kinds of records. All but nodes begin with the session's key.

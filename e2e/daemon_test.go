@@ -108,11 +108,10 @@ func TestFloods(t *testing.T) {
 	before := resident(t, w.daemon.Process.Pid)
 	var peak int
 	served := func() time.Duration {
-		return w.served(200, func() { peak = max(peak, resident(t, w.daemon.Process.Pid)) })
+		return w.served(400, func() { peak = max(peak, resident(t, w.daemon.Process.Pid)) })
 	}
 	quiet := served()
-	flood := w.job("knock", w.port, connections) // from machines of its own, as it were
-	must(t, unix.Setpriority(unix.PRIO_PROCESS, flood.cmd.Process.Pid, 19))
+	flood := w.job("knock", w.port, connections)
 	during := served()
 	other := filepath.Join(w.dir, "other")
 	must(t, os.Mkdir(other, 0o755))
@@ -175,6 +174,9 @@ func knockJob(args []string) error {
 	if err := integers(args, &port, &connections); err != nil {
 		return err
 	}
+	if err := beElsewhere(); err != nil {
+		return err
+	}
 	hello, err := clientHello()
 	if err != nil {
 		return err
@@ -200,6 +202,16 @@ func knockJob(args []string) error {
 	f.wait.Wait()
 	fmt.Println(made.Load())
 	return nil
+}
+
+// beElsewhere has this process take no time from others, as if it were on another machine:
+// where the kernel shares processors between sessions, its session has to give way too.
+func beElsewhere() error {
+	if _, err := unix.Setsid(); err != nil {
+		return err
+	}
+	_ = os.WriteFile("/proc/self/autogroup", []byte("19"), 0) // not all kernels have it
+	return unix.Setpriority(unix.PRIO_PGRP, 0, 19)            // all threads
 }
 
 // clientHello returns the first record that a client sends.

@@ -67,32 +67,16 @@ func (w *world) epoch() uint32 {
 	return st.Session.Epoch
 }
 
-// TestSocketActivation: the daemon serves the socket that it is given, and no other.
+// TestSocketActivation: the daemon serves the socket that it is given.
 func TestSocketActivation(t *testing.T) {
-	w := newWorld(t)
-	w.enrol(testUser)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	socket, err := l.(*net.TCPListener).File()
-	must(t, err)
-	defer socket.Close()
-	// The process that listens on behalf of another has to know its own number.
-	cmd := w.command("sh", "-c", `LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"`, "sh",
-		filepath.Join(bin, "rpycfsd"), w.export, "--users="+w.users, "--state="+filepath.Join(w.dir, "state"))
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.ExtraFiles = []*os.File{socket}
-	must(t, cmd.Start())
-	w.port = l.Addr().(*net.TCPAddr).Port
 	needFUSE(t)
+	w := newWorld(t)
+	w.keepSocket()
+	w.serve()
 	w.mount("/")
 	must(t, os.WriteFile(filepath.Join(w.mnt, "file"), []byte("x"), 0o644))
 	w.umount()
-	must(t, cmd.Process.Signal(syscall.SIGTERM))
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("rpycfsd: %v\n%s", err, out.String())
-	}
+	w.stop()
 }
 
 // TestFloods: connections that never authenticate, by the thousand and from many

@@ -48,6 +48,8 @@ type world struct {
 
 	// inside is a command that the daemon is started by; it may be empty.
 	inside []string
+	// socket is one that listens already, which the daemon is to serve; nil: it listens itself.
+	socket *os.File
 	// environ is what the programs find in their environment beyond the world's own.
 	environ []string
 }
@@ -162,9 +164,16 @@ func (w *world) start() {
 	log, err := os.OpenFile(filepath.Join(w.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	must(w.t, err)
 	w.log = log
-	line := slices.Concat(w.inside, []string{"rpycfsd", w.export, "--port=" + strconv.Itoa(w.port),
-		"--state=" + filepath.Join(w.dir, "state")}, w.args)
+	line := slices.Concat(w.inside, []string{"rpycfsd", w.export, "--state=" + filepath.Join(w.dir, "state")}, w.args)
+	if w.socket == nil {
+		line = append(line, "--port="+strconv.Itoa(w.port))
+	} else { // the process that listens on behalf of another has to know its own number
+		line = append([]string{"sh", "-c", `LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"`, "sh"}, line...)
+	}
 	w.daemon = w.command(line[0], line[1:]...)
+	if w.socket != nil {
+		w.daemon.ExtraFiles = []*os.File{w.socket}
+	}
 	w.daemon.Stdout, w.daemon.Stderr = log, log
 	must(w.t, w.daemon.Start())
 }

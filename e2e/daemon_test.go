@@ -92,7 +92,7 @@ func TestFloods(t *testing.T) {
 	before := resident(t, w.daemon.Process.Pid)
 	var peak int
 	served := func() time.Duration {
-		return w.served(400, func() { peak = max(peak, resident(t, w.daemon.Process.Pid)) })
+		return w.served(200, func() { peak = max(peak, resident(t, w.daemon.Process.Pid)) })
 	}
 	quiet := served()
 	flood := w.job("knock", w.port, connections)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the tests that mount as an ordinary user, for whom fusermount3 does the
 # mounting, those of events, of which the kernel tells such a user less, and what is
-# opened again after a crash, where modes bind such a user. For whoever is not root,
+# opened again after a crash or for a lock, where modes bind such a user. For whoever is not root,
 # `go test` has done so already. Everything that the user needs is put into a directory
 # of its own, since the checkout may lie where only root can look. What does not depend
 # on who mounts has been run by `go test` and is left out: the chat, compiling with a
@@ -57,7 +57,7 @@ export skip RPYCFS_E2E_WORKERS=8
 for package in e2e mount internal/fsevents rpycfsd/export; do
 	echo "as $user: $package"
 	only=.
-	[ "$package" != rpycfsd/export ] || only='^Test(OpenedAgain|ExactlyOnce)$'
+	[ "$package" != rpycfsd/export ] || only='^Test(OpenedAgain|LockAgainstMode|ExactlyOnce|MadeByProgram)$'
 	"${around[@]}" "$own_fuse"'cd "$tmp/$1"; as_user "$tmp/$1.test" -test.timeout 10m -test.run "$2" -test.skip "$skip"' - "$package" "$only"
 	[ ! -d "$tmp/dev" ] || rmdir "$tmp/dev"
 done

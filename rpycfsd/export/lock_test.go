@@ -511,3 +511,32 @@ func TestLockFilesBounded(t *testing.T) {
 		t.Errorf("%d open files are counted with none open", n)
 	}
 }
+
+// TestLockAgainstMode: several owners lock a file through a handle that the mode would not
+// allow by now, also for a daemon that is bound by it (tools/test-as-user.sh), and the mode
+// stays what it is.
+func TestLockAgainstMode(t *testing.T) {
+	v := newEnv(t, Config{}, Identity{}, func(dir string) {
+		must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o644))
+	})
+	a := v.newLocker()
+	h := a.openFile(fsproto.OpenReadWrite)
+	path := filepath.Join(v.dir, "file")
+	for _, mode := range []os.FileMode{0o444, 0} {
+		must(t, os.Chmod(path, mode))
+		for i := range uint64(3) {
+			a.want(true, h, posix(fsproto.LockWrite, i+1, 10*i, 10*i+9))
+			a.want(true, h, lock(fsproto.LockOFD, fsproto.LockWrite, i+100, 10*i+100, 10*i+109))
+		}
+		a.want(false, h, posix(fsproto.LockRead, 9, 0, 9))
+		for i := range uint64(3) {
+			a.want(true, h, posix(fsproto.LockUnlock, i+1, 0, 1000))
+			a.want(true, h, lock(fsproto.LockOFD, fsproto.LockUnlock, i+100, 0, 1000))
+		}
+		info, err := os.Stat(path)
+		must(t, err)
+		if info.Mode() != mode {
+			t.Errorf("the mode is %v, not %v", info.Mode(), mode)
+		}
+	}
+}

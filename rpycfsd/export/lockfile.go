@@ -106,7 +106,8 @@ func (s *Session) openLockFile(h *handle, flock, keep bool) (*lockFile, error) {
 		return nil, syscall.ENOLCK
 	}
 	f.own = nil
-	if f.f, err = h.f.Reopen(mode); err != nil {
+	f.f, err = s.e.openAgain(h.r.n.path, func() (*beneath.File, error) { return h.f.Reopen(mode) })
+	if err != nil {
 		s.log.Debug("no description for a lock", "err", err)
 		s.locks.dropFile()
 		return nil, syscall.ENOLCK

@@ -102,7 +102,7 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.peer = rpc.NewPeer(rpc.Config{
 		Root: cfg.Root, Client: true, Log: cfg.Log,
-		CallSlots: s.grant.Slots, ReservedSlots: s.grant.Slots / 8,
+		CallSlots: s.grant.Slots, ReservedSlots: s.grant.Slots / 3,
 	})
 	go s.run(conn)
 	return s, nil

@@ -19,7 +19,8 @@ const (
 	OpenDir       uint32 = 1 << 9  // O_DIRECTORY
 	OpenExec      uint32 = 1 << 10 // for execve(2): with OpenRead alone, the right to execute is enough
 	OpenKillPriv  uint32 = 1 << 11 // with OpenTruncate: drop set-id bits as a write does
-	openFlags            = 1<<12 - 1
+	OpenDelay     uint32 = 1 << 12 // the client wants to delay writes: see LeaseWrite
+	openFlags            = 1<<13 - 1
 )
 
 func openFlagsField(c *rpc.Codec, v *uint32) {

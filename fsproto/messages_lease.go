@@ -15,6 +15,14 @@ import "github.com/rpycfs/rpycfs/rpc"
 // for a second.
 const LeaseBrief = 1 << 63
 
+// LeaseWrite is set in Attr.Lease of the file in replies to create and to open, if that
+// was asked for (OpenDelay), and the session alone has the file open, and a lease on it.
+// The client may answer writes to it, and changes of its attributes, before it sends
+// them: nobody else is told of the file before the client has been called back for
+// RecallWrite, or for anything else about the file, and has answered. It ends with that,
+// and when the session has the file open for writing no more.
+const LeaseWrite = 1 << 62
+
 // How the server learns of changes that programs on it make (LeasesRes.Events).
 const (
 	EventsNone     uint8 = iota // not at all: every lease is brief
@@ -49,6 +57,7 @@ const (
 	RecallAttr  uint8 = 1 << iota // attributes, extended attributes and, of a directory, the listing
 	RecallData                    // the bytes of a file
 	RecallNames                   // all names of a directory
+	RecallWrite                   // the right to delay writes; alone it ends nothing else
 	recallEnd
 )
 

@@ -32,7 +32,7 @@ func (fs *FS) fillAttr(out *fuse.Attr, a *fsproto.Attr) {
 // fillAttrOut tells the kernel attributes; for asked see fillEntry.
 func (fs *FS) fillAttrOut(out *fuse.AttrOut, node fsproto.Node, a *fsproto.Attr, asked bool) {
 	fs.access.saw(node, a)
-	fs.fillAttr(&out.Attr, a)
+	fs.fillAttr(&out.Attr, fs.behind.correct(node, a))
 	if asked || fs.leases == nil {
 		out.SetTimeout(fs.attrTimeout(node, a))
 	}
@@ -64,7 +64,7 @@ func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, asked bool, keep, 
 	if asked || fs.leases == nil {
 		out.SetAttrTimeout(max(0, fs.attrTimeout(e.Node, &e.Attr)-age))
 	}
-	fs.fillAttr(&out.Attr, &e.Attr)
+	fs.fillAttr(&out.Attr, fs.behind.correct(e.Node, &e.Attr))
 }
 
 // encodeDev is the kernel's new_encode_dev: 12 bits of major, 20 of minor.

@@ -14,6 +14,9 @@ type file struct {
 	stored atomic.Bool // but our own is for reading
 	quiet  bool        // closing a descriptor is not told (closes.go)
 	late   late
+
+	delayed  *delayed    // nil: it is not open for writing, or nothing is delayed
+	lateTold atomic.Bool // a write has failed because of one that was answered before
 }
 
 // handleTable finds what is open under a handle number. Numbers are chosen by

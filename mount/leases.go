@@ -88,6 +88,9 @@ func (l *leases) recalled(req *fsproto.RecallReq) {
 	for i := range req.Nodes {
 		n := &req.Nodes[i]
 		l.recalls++
+		if n.What == fsproto.RecallWrite {
+			continue
+		}
 		if len(l.void) >= maxVoid {
 			for _, lease := range l.void {
 				l.floor = max(l.floor, lease)

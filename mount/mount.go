@@ -42,6 +42,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/rpc"
@@ -112,6 +113,7 @@ type FS struct {
 	space   spaceCache
 	root    lastAttr
 	store   *store  // nil without leases
+	behind  *behind // nil: all is on the server when it is answered
 	sizes   pending // changes of our own; what is read meanwhile would come with the old size
 	forgets *forgetQueue
 	trimmer *trimmer
@@ -177,7 +179,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 	}
 	fs.setRights()
 	if cfg.Callbacks != nil {
-		if err := fs.beginLeases(ctx); err != nil {
+		if err := fs.beginLeases(ctx, res.UID); err != nil {
 			return nil, fmt.Errorf("leases: %w", err)
 		}
 	}
@@ -188,8 +190,8 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 	return fs, nil
 }
 
-// beginLeases makes the daemon call back, and prepares for locks.
-func (fs *FS) beginLeases(ctx context.Context) error {
+// beginLeases makes the daemon, which acts as owner, call back, and prepares for locks.
+func (fs *FS) beginLeases(ctx context.Context, owner uint32) error {
 	fs.callbacks = fs.cfg.Callbacks
 	if !fs.cfg.LocalLocks {
 		fs.guard = newGuard(max(fs.cfg.EntryTimeout, fs.cfg.AttrTimeout, fs.cfg.NegativeTimeout))
@@ -211,6 +213,9 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 	fs.leases.events, fs.leases.why = res.Events, res.Why
 	fs.access.leases = fs.leases
 	fs.store = newStore(fs.leases.valid)
+	if fs.cfg.Flags&unix.MS_SYNCHRONOUS == 0 {
+		fs.behind = newBehind(fs, owner)
+	}
 	fs.callbacks.serve(fs)
 	return nil
 }

@@ -56,8 +56,8 @@ func (fs *FS) mayGoAround() bool { return fs.store != nil && fs.mapsAround }
 
 // opened records an open file and fills in what the kernel is told. If the daemon is
 // not told of it before it has to be, req is what it is to be told. around says that the
-// kernel's cache is not to be used in any case.
-func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, around bool, req *fsproto.OpenReq, out *fuse.OpenOut) {
+// kernel's cache is not to be used in any case, a are the attributes that came with it.
+func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, around bool, req *fsproto.OpenReq, a *fsproto.Attr, out *fuse.OpenOut) {
 	out.Fh = uint64(h)
 	out.OpenFlags = fs.kernelFlags(flags, around)
 	fs.nodes.opened(node, 1)
@@ -65,6 +65,7 @@ func (fs *FS) opened(h fsproto.Handle, node fsproto.Node, flags uint32, around b
 	f.stored.Store(f.direct && fs.store != nil && flags&syscall.O_DIRECT == 0)
 	f.quiet = flags&syscall.O_ACCMODE == syscall.O_RDONLY && fs.mayBeQuiet()
 	quiet := f.quiet
+	fs.behind.opened(f, flags, a)
 	fs.handles.addFile(h, f)
 	switch {
 	case !quiet:
@@ -92,7 +93,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: flags}
 	fs.seeClosesFirst(cancel, &in.InHeader)
 	if fs.openHere(req.Node, flags) {
-		fs.opened(req.Handle, req.Node, in.Flags, false, &req, out)
+		fs.opened(req.Handle, req.Node, in.Flags, false, &req, new(fsproto.Attr), out)
 		if fs.stillHere(req.Node) {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 			return fuse.OK
@@ -107,20 +108,27 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		defer fs.store.changing(req.Node)(written{}, nil)
 		fs.distrust(req.Node)
 	}
+	st, done := fs.aloneIf(flags&fsproto.OpenTruncate != 0, cancel, &in.InHeader, req.Node)
+	if !st.Ok() {
+		return st
+	}
+	req.Flags = fs.behind.wants(flags)
 	var res fsproto.OpenRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Open, &req, &res)
 	if flags&fsproto.OpenTruncate != 0 {
 		fs.nodes.touch(req.Node)
 	}
 	if !st.Ok() {
+		done(nil)
 		return st
 	}
+	done(&res.Attr)
 	if outdated && res.Attr.Nlink == 0 {
 		fs.release(req.Handle)
 		return fuse.Status(syscall.ESTALE)
 	}
 	sure := fs.refresh(req.Node, &res.Attr)
-	fs.opened(req.Handle, req.Node, in.Flags, res.Shared || !sure && fs.mayGoAround(), nil, out)
+	fs.opened(req.Handle, req.Node, in.Flags, res.Shared || !sure && fs.mayGoAround(), nil, &res.Attr, out)
 	if flags&fsproto.OpenTruncate == 0 {
 		if fs.keeps(req.Node, &res.Attr) {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
@@ -149,7 +157,7 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 	}
 	req := fsproto.CreateReq{
 		Parent: fsproto.Node(in.NodeId), Name: name, Mode: in.Mode & fsproto.ModePerm, Umask: in.Umask & 0o777,
-		Flags: flags, NewNode: fs.newNode(), Handle: fs.newHandle(),
+		Flags: fs.behind.wants(flags), NewNode: fs.newNode(), Handle: fs.newHandle(),
 	}
 	defer fs.naming.begin()()
 	defer fs.nodes.changing(req.Parent)()
@@ -163,10 +171,13 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 	if flags&fsproto.OpenTruncate != 0 {
 		fs.store.drop(res.Entry.Node)
 	}
+	delayable := res.Entry.Attr.Lease & fsproto.LeaseWrite
+	res.Entry.Attr.Lease &^= fsproto.LeaseWrite
 	if st := fs.introduce(&out.EntryOut, &res.Entry, false, req.Parent, name, res.Parent.Lease); !st.Ok() {
 		return st
 	}
-	fs.opened(req.Handle, res.Entry.Node, in.Flags, false, nil, &out.OpenOut)
+	res.Entry.Attr.Lease |= delayable
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, false, nil, &res.Entry.Attr, &out.OpenOut)
 	return fuse.OK
 }
 
@@ -189,7 +200,7 @@ func (fs *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Creat
 	if st := fs.introduce(&out.EntryOut, &res.Entry, false, req.Parent, "", 0); !st.Ok() {
 		return st
 	}
-	fs.opened(req.Handle, res.Entry.Node, in.Flags, false, nil, &out.OpenOut)
+	fs.opened(req.Handle, res.Entry.Node, in.Flags, false, nil, &res.Entry.Attr, &out.OpenOut)
 	return fuse.OK
 }
 
@@ -237,6 +248,9 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 	defer ctx.end()
 	fs.calling(&in.InHeader)
 	err := fs.sizes.wait(ctx, node)
+	if err == nil {
+		err = fs.behind.settle(ctx, node)
+	}
 	if err == nil {
 		err = fs.toldOf(ctx, in.Fh)
 	}
@@ -290,10 +304,21 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 		return 0, fuse.EBADF
 	}
 	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
+	if st := f.lateError(); !st.Ok() {
+		return 0, st
+	}
+	if st, done := fs.writeBehind(cancel, in, f, &req, data); done {
+		return uint32(len(data)), st
+	}
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Write.Info, 0)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
+	alone, err := fs.behind.alone(ctx, f.node)
+	if err != nil {
+		return 0, errno(err)
+	}
 	var w written
+	defer func() { alone(w.attr) }()
 	changed := fs.store.changing(f.node)
 	st := fs.withSpace(cancel, func() fuse.Status {
 		var err error
@@ -334,6 +359,7 @@ type written struct {
 	n     uint32
 	at    uint64
 	lease uint64
+	attr  *fsproto.Attr // after it; nil: they are not known
 }
 
 // write sends data. The error belongs to the first byte that was not written.
@@ -352,10 +378,10 @@ func (fs *FS) write(ctx context.Context, node fsproto.Node, req fsproto.WriteReq
 	w, err := fs.writeOnce(ctx, node, req, data[:half])
 	r := <-second
 	if err != nil || w.n < uint32(half) {
-		w.lease = 0 // of the second half something may have been written
+		w.lease, w.attr = 0, nil // of the second half something may have been written
 		return w, err
 	}
-	return written{w.n + r.n, w.at, min(w.lease, r.lease)}, r.err
+	return written{n: w.n + r.n, at: w.at, lease: min(w.lease, r.lease)}, r.err
 }
 
 type result struct {
@@ -377,7 +403,7 @@ func (fs *FS) writeOnce(ctx context.Context, node fsproto.Node, req fsproto.Writ
 		return written{at: req.Offset}, syscall.EIO
 	}
 	fs.wrote(node, &res.Attr)
-	return written{res.Count, res.Offset, res.Attr.Lease}, nil
+	return written{res.Count, res.Offset, res.Attr.Lease, &res.Attr}, nil
 }
 
 // writeFlags looks at the flags that the file has now, which fcntl(2) may have
@@ -401,6 +427,9 @@ func writeFlags(in *fuse.WriteIn) (out uint32) {
 // Fsync waits until the file is on the daemon's disk.
 func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
+	if st := fs.settleFor(cancel, &in.InHeader, in.Fh, 0); !st.Ok() {
 		return st
 	}
 	req := fsproto.FsyncReq{Handle: fsproto.Handle(in.Fh), DataOnly: in.FsyncFlags&1 != 0}
@@ -427,6 +456,11 @@ func (fs *FS) closeFile(h *fuse.InHeader, fh uint64) bool {
 		return true
 	}
 	fs.nodes.opened(f.node, -1)
+	if f.delayed != nil {
+		fs.readers.handOver(h)
+		_ = fs.behind.settle(fs.link.ctx, f.node)
+		f.delayed.closed()
+	}
 	return fs.closeLate(h, &f.late)
 }
 
@@ -449,10 +483,20 @@ func (fs *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Statu
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	req := fsproto.FallocateReq{Handle: fsproto.Handle(in.Fh), Mode: in.Mode, Offset: in.Offset, Length: in.Length}
+	st, done := fs.aloneIf(true, cancel, &in.InHeader, fsproto.Node(in.NodeId))
+	if !st.Ok() {
+		return st
+	}
 	defer fs.store.changing(fsproto.Node(in.NodeId))(written{}, nil)
-	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Fallocate, &req, &fsproto.AttrRes{})
+	var res fsproto.AttrRes
+	st = callWithSpace(fs, cancel, &in.InHeader, fsproto.Fallocate, &req, &res)
 	fs.nodes.touch(fsproto.Node(in.NodeId))
-	return st
+	if !st.Ok() {
+		done(nil)
+		return st
+	}
+	done(&res.Attr)
+	return fuse.OK
 }
 
 // Lseek finds data and holes; the kernel does the rest of lseek(2) itself.
@@ -461,6 +505,9 @@ func (fs *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut
 		return fuse.EINVAL
 	}
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
+	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
 		return st
 	}
 	req := fsproto.LseekReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Whence: uint8(in.Whence)}
@@ -487,13 +534,22 @@ func (fs *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (u
 		From: fsproto.Handle(in.FhIn), FromOffset: in.OffIn,
 		To: fsproto.Handle(in.FhOut), ToOffset: in.OffOut, Length: min(in.Len, maxCopy),
 	}
-	defer fs.store.changing(fsproto.Node(in.NodeIdOut))(written{}, nil)
-	var res fsproto.CopyRes
-	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.CopyFileRange, &req, &res)
-	fs.nodes.touch(fsproto.Node(in.NodeIdOut))
+	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
+		return 0, st
+	}
+	st, done := fs.aloneIf(true, cancel, &in.InHeader, fsproto.Node(in.NodeIdOut))
 	if !st.Ok() {
 		return 0, st
 	}
+	defer fs.store.changing(fsproto.Node(in.NodeIdOut))(written{}, nil)
+	var res fsproto.CopyRes
+	st = callWithSpace(fs, cancel, &in.InHeader, fsproto.CopyFileRange, &req, &res)
+	fs.nodes.touch(fsproto.Node(in.NodeIdOut))
+	if !st.Ok() {
+		done(nil)
+		return 0, st
+	}
+	done(&res.Attr)
 	if res.Count > req.Length {
 		return 0, fuse.EIO
 	}

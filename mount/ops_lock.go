@@ -43,6 +43,9 @@ func (fs *FS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
+	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
+		return st
+	}
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Getlk.Info, 0)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
@@ -69,6 +72,9 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 		return st
 	}
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
+	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
 		return st
 	}
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, 0)
@@ -182,6 +188,9 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 		return fs.SetLk(cancel, in)
 	}
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
+		return st
+	}
+	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
 		return st
 	}
 	if l.Kind == fsproto.LockPosix && asksOFD(in.Pid) {
@@ -312,18 +321,24 @@ func (fs *FS) freshen(ctx context.Context, node fsproto.Node) fuse.Status {
 	return fuse.OK
 }
 
-// Flush is close(2) on one descriptor. There is nothing to report: each write
-// was answered when the daemon's kernel had taken it. It ends the range locks
-// that the closing process has on the file, through whatever descriptor.
+// Flush is close(2) on one descriptor. It waits until the daemon's kernel has taken what
+// was written, and tells what it has not. It ends the range locks that the closing
+// process has on the file, through whatever descriptor.
 func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	st := fs.flushBehind(cancel, in)
+	fs.flushLocks(cancel, in)
+	return st
+}
+
+func (fs *FS) flushLocks(cancel <-chan struct{}, in *fuse.FlushIn) {
 	if fs.locks == nil {
-		return fuse.OK
+		return
 	}
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: fsproto.Lock{
 		Kind: fsproto.LockPosix, Type: fsproto.LockUnlock, Owner: in.LockOwner, End: fsproto.LockEnd,
 	}}
 	if _, may := fs.locks.changes(fsproto.Node(in.NodeId), &req.Lock); !may {
-		return fuse.OK
+		return
 	}
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, dying)
 	defer ctx.end()
@@ -339,5 +354,4 @@ func (fs *FS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 			_ = fs.unlock(fs.locks.ctx, fsproto.Node(in.NodeId), &req)
 		})
 	}
-	return fuse.OK
 }

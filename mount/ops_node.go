@@ -105,6 +105,7 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 		out.SetEntryTimeout(keep) // with NodeId 0
 		return fuse.OK
 	}
+	fs.current(cancel, h, &res.Entry, clock)
 	st := fs.introduce(out, &res.Entry, true, req.Parent, name, res.Parent.Lease)
 	if hot {
 		out.SetEntryTimeout(0)
@@ -170,6 +171,9 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 // are always at hand, because programs that want nothing of the mount ask for them: who
 // lists the directory above it, or unmounts it.
 func (fs *FS) getattr(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto.GetattrReq) (res fsproto.AttrRes, st fuse.Status) {
+	if st := fs.settleFor(cancel, h, 0, req.Node); !st.Ok() {
+		return res, st
+	}
 	a, here := fs.attrHere(req.Node)
 	clock := fs.nodes.clock.read()
 	switch {
@@ -213,7 +217,7 @@ func (fs *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut
 		return st
 	}
 	fs.access.saw(req.Node, &res.Attr)
-	fs.fillStatx(&out.Statx, &res.Attr)
+	fs.fillStatx(&out.Statx, fs.behind.correct(req.Node, &res.Attr))
 	out.SetTimeout(fs.attrTimeout(req.Node, &res.Attr))
 	return fuse.OK
 }
@@ -255,14 +259,28 @@ func (fs *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Attr
 		defer fs.sizes.begin(req.Node)()
 		defer fs.store.changing(req.Node)(written{}, nil)
 	}
+	if a, taken := fs.behind.setattr(&req); taken {
+		fs.nodes.touch(req.Node)
+		fs.access.drop(req.Node)
+		fs.nodes.update(req.Node, func(n *node) { n.may = 0 })
+		fs.fillAttrOut(out, req.Node, &a, false)
+		return fuse.OK
+	}
+	fs.readers.handOver(&in.InHeader)
+	alone, err := fs.behind.alone(ctx, req.Node)
+	if err != nil {
+		return errno(err)
+	}
 	fs.distrust(req.Node)
 	var res fsproto.AttrRes
 	err = callAs(ctx, fs, &in.InHeader, fsproto.Setattr, &req, &res)
 	fs.nodes.touch(req.Node)
 	fs.nodes.update(req.Node, func(n *node) { n.may = 0 })
 	if err != nil {
+		alone(nil)
 		return errno(err)
 	}
+	alone(&res.Attr)
 	fs.keepOwn(req.Node, &res.Attr)
 	if req.Mask&fsproto.SetSize == 0 {
 		fs.told(req.Node, &res.Attr)
@@ -345,6 +363,9 @@ func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 		return fuse.OK
 	}
 	fs.calling(&in.InHeader)
+	if err := fs.behind.settle(ctx, req.Node); err != nil {
+		return errno(err)
+	}
 	asked, clock := time.Now(), fs.nodes.clock.read()
 	var res fsproto.AttrRes
 	if _, err := rpc.CallWith(ctx, fs.peer, fsproto.Access, &req, &res, rpc.Extra{Cred: cred.number()}); err != nil {
@@ -401,6 +422,12 @@ func (fs *FS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.S
 func (fs *FS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, _ []byte, _ *fuse.IoctlOut, _ []byte) fuse.Status {
 	if in.Cmd != mounts.IoctlSync || in.NodeId != uint64(fsproto.RootNode) {
 		return fuse.Status(syscall.ENOTTY)
+	}
+	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Syncfs.Info, 0)
+	defer ctx.end()
+	fs.calling(&in.InHeader)
+	if err := fs.behind.settleAll(ctx); err != nil {
+		return errno(err)
 	}
 	return call(fs, cancel, &in.InHeader, fsproto.Syncfs, &fsproto.SyncfsReq{Node: fsproto.RootNode}, &fsproto.Empty{})
 }

@@ -110,8 +110,13 @@ func (fs *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string,
 		return fuse.EINVAL
 	}
 	req := fsproto.SetxattrReq{Node: fsproto.Node(in.NodeId), Name: attr, Value: data, Flags: in.Flags}
+	st, done := fs.aloneIf(true, cancel, &in.InHeader, req.Node)
+	if !st.Ok() {
+		return st
+	}
+	defer done(nil)
 	var res fsproto.AttrRes
-	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Setxattr, &req, &res)
+	st = callWithSpace(fs, cancel, &in.InHeader, fsproto.Setxattr, &req, &res)
 	fs.nodes.touch(req.Node)
 	fs.nodes.update(req.Node, func(n *node) { n.may = 0 })
 	return st
@@ -123,8 +128,13 @@ func (fs *FS) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string)
 		return st
 	}
 	req := fsproto.RemovexattrReq{Node: fsproto.Node(h.NodeId), Name: attr}
+	st, done := fs.aloneIf(true, cancel, h, req.Node)
+	if !st.Ok() {
+		return st
+	}
+	defer done(nil)
 	var res fsproto.AttrRes
-	st := call(fs, cancel, h, fsproto.Removexattr, &req, &res)
+	st = call(fs, cancel, h, fsproto.Removexattr, &req, &res)
 	fs.nodes.touch(req.Node)
 	fs.nodes.update(req.Node, func(n *node) { n.may = 0 })
 	return st

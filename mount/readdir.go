@@ -268,7 +268,7 @@ func (fs *FS) serve(d *dir, add addEntry) {
 	for ; p.next < len(p.entries); p.next++ {
 		e := &p.entries[p.next]
 		var node *fsproto.Entry
-		if e.Known && !fs.nodes.changedSince(e.Entry.Node, p.clock) && !fs.nodes.newer(e.Entry.Node, &e.Entry.Attr) {
+		if e.Known && !fs.behind.busy(e.Entry.Node) && !fs.nodes.changedSince(e.Entry.Node, p.clock) && !fs.nodes.newer(e.Entry.Node, &e.Entry.Attr) {
 			node = &e.Entry
 			fs.show(node.Node, &node.Attr)
 			fs.leases.keep(node.Node, &node.Attr, p.clock)

@@ -35,6 +35,9 @@ const (
 
 // recall drops what the daemon takes back.
 func (fs *FS) recall(ctx context.Context, req *fsproto.RecallReq) {
+	if req.All {
+		fs.behind.recalledAll(req.Lease)
+	}
 	fs.leases.recalled(req)
 	if fs.device == nil { // not mounted yet
 		return
@@ -63,6 +66,9 @@ type recalling struct {
 func (r *recalling) node(n *fsproto.Recalled) {
 	fs := r.fs
 	if n.What != 0 {
+		fs.behind.recalled(r.ctx, n.Node, n.Lease)
+	}
+	if n.What&^fsproto.RecallWrite != 0 {
 		fs.access.drop(n.Node)
 		fs.nodes.update(n.Node, func(n *node) { n.seen.leased = false })
 		fs.tellAll(r.ctx, n.Node)

@@ -41,6 +41,7 @@ type Status struct {
 	Timeo   float64      `json:"timeo_seconds"`     // for how long they wait at least
 	Failing bool         `json:"failing"`           // requests fail at once: the server has been silent for Timeo
 	Waiting []WaitStatus `json:"waiting,omitempty"` // what waits for the server, by operation, the longest first
+	Behind  int          `json:"behind_bytes"`      // answered, and on their way to the server
 	// What the kernel had taken for written, and is not.
 	Unwritten *UnwrittenStatus `json:"unwritten,omitempty"`
 	Undecided *UndecidedStatus `json:"undecided,omitempty"`
@@ -73,8 +74,8 @@ type WaitStatus struct {
 	PID   uint32    `json:"pid,omitempty"` // on whose behalf, the thread; none if it is the kernel's own
 }
 
-// UnwrittenStatus tells of data that programs had stored into mappings, and the server
-// did not take or could not be told of. They were told by fsync, msync or close.
+// UnwrittenStatus tells of data that programs had written or stored into mappings, and the
+// server did not take or could not be told of. They were told by fsync, msync or close.
 type UnwrittenStatus struct {
 	Bytes uint64    `json:"bytes"`
 	Error string    `json:"error"` // of the last
@@ -117,6 +118,7 @@ func (fs *FS) Status() Status {
 	}
 	fs.leases.status(&s)
 	fs.link.status(&s)
+	fs.behind.status(&s)
 	s.Unwritten, s.Undecided = fs.unwritten.get(), fs.undecided.get()
 	if in := fs.inject; in != nil {
 		s.InotifyTold, s.InotifyLost = in.told.Load(), in.lost.Load()

@@ -69,7 +69,7 @@ func (w *storeWorld) change(off uint64, data []byte) {
 func (w *storeWorld) write(off uint64, data []byte) {
 	done := w.s.changing(9)
 	w.change(off, data)
-	done(written{uint32(len(data)), off, w.lease}, data)
+	done(written{n: uint32(len(data)), at: off, lease: w.lease}, data)
 }
 
 func (w *storeWorld) recall() {
@@ -139,11 +139,11 @@ func TestStoreProperty(t *testing.T) {
 				one, two := w.s.changing(9), w.s.changing(9)
 				w.change(b, y)
 				w.change(a, x)
-				one(written{uint32(len(x)), a, w.lease}, x)
+				one(written{n: uint32(len(x)), at: a, lease: w.lease}, x)
 				if got, want := w.read(b, len(y)), w.at(b, len(y)); !bytes.Equal(got, want) {
 					t.Fatal("read something old while a write is under way")
 				}
-				two(written{uint32(len(y)), b, w.lease}, y)
+				two(written{n: uint32(len(y)), at: b, lease: w.lease}, y)
 				note()
 			},
 			"cut": func(t *rapid.T) {

@@ -228,7 +228,9 @@ func (s *Session) grantAll(began uint64, changes bool, req, res any) {
 			g.give(req.Node, &res.Attr)
 		}
 	case *fsproto.OpenRes:
-		g.give(req.(*fsproto.OpenReq).Node, &res.Attr)
+		req := req.(*fsproto.OpenReq)
+		g.give(req.Node, &res.Attr)
+		g.giveDelay(req.Node, req.Flags, &res.Attr)
 	case *fsproto.LookupRes:
 		g.give(req.(*fsproto.LookupReq).Parent, &res.Parent)
 		if res.Exists {
@@ -237,6 +239,9 @@ func (s *Session) grantAll(began uint64, changes bool, req, res any) {
 	case *fsproto.CreateRes:
 		g.give(parentOf(req), &res.Parent)
 		g.give(res.Entry.Node, &res.Entry.Attr)
+		if req, ok := req.(*fsproto.CreateReq); ok {
+			g.giveDelay(res.Entry.Node, req.Flags, &res.Entry.Attr)
+		}
 	case *fsproto.ReaddirRes:
 		if h := s.handles[req.(*fsproto.ReaddirReq).Handle]; h != nil {
 			g.give(h.r.main, &res.Dir)
@@ -331,4 +336,15 @@ func (g *granter) give(num fsproto.Node, a *fsproto.Attr) {
 		return
 	}
 	a.Lease = g.s.e.leases.grant(entry.r, num, g.began, g.changes)
+}
+
+// giveDelay gives the right to delay changes of a file, a lease on which was given, to
+// who has asked for it.
+func (g *granter) giveDelay(num fsproto.Node, flags uint32, a *fsproto.Attr) {
+	if flags&fsproto.OpenDelay == 0 || a.Lease == 0 || a.Lease&fsproto.LeaseBrief != 0 {
+		return
+	}
+	if entry := g.s.numbers[num]; entry != nil && g.s.e.leases.mayDelay(entry.r) {
+		a.Lease |= fsproto.LeaseWrite
+	}
 }

@@ -3,6 +3,7 @@ package export
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
@@ -48,6 +49,8 @@ type leases struct {
 	blind bool   // changes by programs on the server are not told at all
 
 	sessions map[*Session]struct{} // that get leases
+
+	delayers atomic.Int32 // nodes of which a session may delay changes; changed under mu
 }
 
 // leased is what a node has of leases, guarded by leases.mu.
@@ -61,6 +64,7 @@ type leased struct {
 	looked   looked    // without having been told of a change
 	handles  int       // of all sessions
 	writers  int       // those open for writing
+	delayer  *ref      // may delay its changes of the file; nil: nobody may
 	in       *node     // of a file: the directory with its only name; also guarded by Export.mu, and referenced
 }
 
@@ -136,6 +140,9 @@ func (l *leases) beingChanged(n *node, s *Session) <-chan struct{} {
 // changes says whether the call is one that changes something. mu is held.
 func (l *leases) grant(r *ref, num fsproto.Node, began uint64, changes bool) uint64 {
 	n, c := r.n, &r.s.recalls
+	if n.delayer != nil && n.delayer != r {
+		return 0
+	}
 	if began < l.all || n.since(r.s) > began || n.contested(r.s, changes) || r.missed != 0 || !c.granting() {
 		return 0
 	}
@@ -202,6 +209,7 @@ func (l *leases) forget(r *ref) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.end(r)
+	l.endDelay(r)
 	if c := r.recall; c != nil {
 		r.recall = nil
 		r.n.unhold(r)
@@ -259,7 +267,7 @@ func (l *leases) begin(c *change) (waits []*recall) {
 			r := t.n.holders[j]
 			switch {
 			case r.s == c.s:
-			case r.busy > 0:
+			case r.busy > 0 && t.n.delayer != r:
 				r.missed |= t.what
 				c.skipped = append(c.skipped, r)
 			default:
@@ -287,7 +295,7 @@ func (l *leases) repeat(c *change, last bool) (waits []*recall) {
 			r := t.n.holders[j]
 			switch {
 			case r.s == c.s:
-			case r.busy > 0: // since begin
+			case r.busy > 0 && t.n.delayer != r: // since begin
 				r.missed |= t.what
 				c.skipped = append(c.skipped, r)
 			default:
@@ -347,6 +355,9 @@ func (l *leases) opened(r *ref, writes bool, by int) {
 	if writes {
 		n.writers += by
 		r.writers += int32(by)
+		if r.writers == 0 {
+			l.endDelay(r)
+		}
 	}
 }
 

@@ -64,6 +64,9 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		if err == nil {
 			err = s.awaitChange(ctx, req)
 		}
+		if err == nil {
+			err = s.awaitDelayed(ctx, req)
+		}
 		began := s.e.leases.now()
 		var p *plan
 		if err == nil && op.Access != rpc.Query {
@@ -79,12 +82,20 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		if err == nil && r.Again {
 			made, err = p.decide(call{r, as, c, p}, req, res)
 		}
-		switch {
-		case err != nil, made:
-		case as == nil:
-			err = serve(s, call{r, nil, c, p}, req, res)
-		default:
-			err = s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as, c, p}, req, res) })
+		once := func() error {
+			if as == nil {
+				return serve(s, call{r, nil, c, p}, req, res)
+			}
+			return s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as, c, p}, req, res) })
+		}
+		if err == nil && !made {
+			err = once()
+		}
+		if err == nil {
+			err = s.undelayed(ctx, req, res, func() error {
+				*res = *new(Res)
+				return once()
+			})
 		}
 		if r.Again {
 			s.letGo(&r.Slot)

@@ -71,7 +71,7 @@ var forgets func() bool
 
 // recall calls the session of r back, soon, and returns what is to be waited for; nil
 // if there is nothing to. It ends the lease, except on a directory of which a name
-// changes. mu is held.
+// changes, and where only the right to delay changes is taken back. mu is held.
 func (l *leases) recall(r *ref, what uint8, name string) *recall {
 	c := &r.s.recalls
 	if c.closed {
@@ -82,6 +82,7 @@ func (l *leases) recall(r *ref, what uint8, name string) *recall {
 	}
 	if forgets != nil && forgets() {
 		l.end(r)
+		l.endDelay(r)
 		return nil
 	}
 	w := r.recall
@@ -102,7 +103,7 @@ func (l *leases) recall(r *ref, what uint8, name string) *recall {
 	if w.what.What&fsproto.RecallNames != 0 {
 		w.what.Names = nil
 		l.end(r)
-	} else if !r.n.isDir() {
+	} else if !r.n.isDir() && w.what.What != fsproto.RecallWrite {
 		l.end(r)
 	}
 	if !c.sending {
@@ -118,7 +119,9 @@ func (w *recall) finish() {
 		return
 	}
 	w.finished = true
-	if r := w.r; r.recall == w {
+	r := w.r
+	r.s.e.leases.endDelay(r) // it was given before this began
+	if r.recall == w {
 		r.recall = nil
 		r.n.unhold(r)
 	}
@@ -254,6 +257,7 @@ func (l *leases) fence(s *Session) {
 	}
 	l.clock++
 	for c.coldest != nil {
+		l.endDelay(c.coldest)
 		l.end(c.coldest)
 	}
 	for _, w := range append(c.batch, c.queue...) {

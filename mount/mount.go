@@ -114,6 +114,7 @@ type FS struct {
 	root    lastAttr
 	store   *store  // nil without leases
 	behind  *behind // nil: all is on the server when it is answered
+	whole   whole
 	sizes   pending // changes of our own; what is read meanwhile would come with the old size
 	forgets *forgetQueue
 	trimmer *trimmer

@@ -23,6 +23,7 @@ func makeNode[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc
 func makeNodeOnce[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op *rpc.Op[Req, fsproto.CreateNodeRes], req *Req, parent fsproto.Node, name string, out *fuse.EntryOut) fuse.Status {
 	defer fs.naming.begin()()
 	defer fs.nodes.changing(parent)()
+	fs.whole.making(parent, name)
 	var res fsproto.CreateNodeRes
 	st := call(fs, cancel, h, op, req, &res)
 	if st == fuse.Status(syscall.ENFILE) {
@@ -33,6 +34,9 @@ func makeNodeOnce[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op 
 		return st
 	}
 	fs.hot.made(parent, name, res.Entry.Node)
+	if op.Number == fsproto.Mkdir.Number && fs.leases.valid(res.Entry.Node, res.Entry.Attr.Lease) {
+		fs.whole.made(res.Entry.Node, res.Entry.Attr.Lease)
+	}
 	return fs.introduce(out, &res.Entry, false, parent, name, res.Parent.Lease)
 }
 
@@ -116,6 +120,10 @@ func (fs *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName
 		NewParent: fsproto.Node(in.Newdir), NewName: newName, Flags: in.Flags,
 	}
 	defer fs.nodes.moving(req.Parent, req.NewParent)()
+	fs.whole.making(req.NewParent, newName)
+	if req.Flags&fsproto.RenameExchange != 0 {
+		fs.whole.making(req.Parent, oldName)
+	}
 	var res fsproto.RenameRes
 	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Rename, &req, &res)
 	fs.nodes.touch(req.Parent, req.NewParent, res.Node, res.Replaced)

@@ -161,6 +161,7 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 	}
 	defer fs.naming.begin()()
 	defer fs.nodes.changing(req.Parent)()
+	fs.whole.making(req.Parent, name)
 	var res fsproto.CreateRes
 	st = call(fs, cancel, &in.InHeader, fsproto.Create, &req, &res)
 	fs.nodes.touch(req.Parent, res.Entry.Node)

@@ -86,6 +86,9 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 }
 
 func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if fs.lacks(fsproto.Node(h.NodeId), name, out) {
+		return fuse.OK
+	}
 	defer fs.naming.begin()()
 	req := fsproto.LookupReq{Parent: fsproto.Node(h.NodeId), Name: name}
 	var res fsproto.LookupRes
@@ -112,6 +115,20 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	}
 	fs.leases.keep(res.Entry.Node, &res.Entry.Attr, clock)
 	return st
+}
+
+// lacks tells the kernel that there is no such entry, if that is known.
+func (fs *FS) lacks(dir fsproto.Node, name string, out *fuse.EntryOut) bool {
+	lease := fs.whole.lacks(dir, name)
+	if !fs.leases.valid(dir, lease) {
+		return false
+	}
+	keep := fs.nameTimeout(fs.negativeTimeout, dir, name, lease)
+	if keep <= 0 {
+		return false
+	}
+	out.SetEntryTimeout(keep) // with NodeId 0
+	return true
 }
 
 // introduce tells the kernel of a node that a reply has named, and counts the
@@ -144,6 +161,7 @@ func introducible(n fsproto.Node) bool {
 func (fs *FS) Forget(nodeid, nlookup uint64) {
 	if f, last := fs.nodes.forget(fsproto.Node(nodeid), nlookup); last {
 		fs.store.forget(f.Node)
+		fs.whole.forget(f.Node)
 		fs.backlog.begin()
 		if !fs.forgets.add(f) {
 			fs.backlog.end(1)

@@ -24,6 +24,7 @@ var jobs = map[string]func(args []string) error{
 	"store":   storeJob,   // FILE
 	"knock":   knockJob,   // PORT CONNECTIONS
 	"touch":   touchJob,   // FILE
+	"write":   writeJob,   // FILE
 	"program": programJob, // KIND DIR WHO LOSING END
 }
 

@@ -83,6 +83,7 @@ type delayed struct {
 	attr    fsproto.Attr // as they will be, but for times
 	writers int          // open files
 	others  int          // changes under way that are not delayed
+	fresh   bool         // made by this mount, and open since
 
 	queue  []*delay     // what has not ended, in order
 	began  int          // of queue
@@ -162,6 +163,18 @@ func (b *behind) opened(f *file, flags uint32, a *fsproto.Attr) {
 	}
 	d.writers++
 	f.delayed = d
+}
+
+// made notes that a file that has just been opened for the first time was made so.
+func (b *behind) made(node fsproto.Node) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if d := b.files[node]; d != nil && d.writers == 1 {
+		d.fresh = true
+	}
 }
 
 // closed ends an open file's share. What it has written has ended.
@@ -272,6 +285,8 @@ func (d *delayed) certain(req *fsproto.SetattrReq) bool {
 		fsproto.SetAtime | fsproto.SetAtimeNow | fsproto.SetMtime | fsproto.SetMtimeNow
 	a, mask := &d.attr, req.Mask
 	switch {
+	case !d.fresh: // a program on the server may have its own view of it
+		return false
 	case d.b.fs.creds != nil, d.b.owner != 0 && d.b.owner != a.UID:
 		return false
 	case mask&^here != 0, a.Mode&^(fsproto.ModeType|0o777) != 0:

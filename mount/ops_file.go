@@ -179,6 +179,9 @@ func (fs *FS) create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out
 	}
 	res.Entry.Attr.Lease |= delayable
 	fs.opened(req.Handle, res.Entry.Node, in.Flags, false, nil, &res.Entry.Attr, &out.OpenOut)
+	if res.Entry.Node == req.NewNode {
+		fs.behind.made(req.NewNode)
+	}
 	return fuse.OK
 }
 

@@ -1,9 +1,14 @@
 package mount
 
 import (
+	"context"
+	"errors"
+	"syscall"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/rpc"
 )
 
 // What requests have to do with what is written behind.
@@ -69,41 +74,84 @@ func (fs *FS) flushBehind(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status 
 	return fuse.OK
 }
 
-// settleFor waits until nothing of a file is on its way that was before. The file is
-// named by what it is open as, or by its node; in the first case it tells, too, what was
-// answered and cannot be written.
-func (fs *FS) settleFor(cancel <-chan struct{}, h *fuse.InHeader, fh uint64, node fsproto.Node) fuse.Status {
-	if fs.behind == nil {
-		return fuse.OK
-	}
-	var f *file
-	if fh != 0 {
-		if f = fs.handles.file(fh); f == nil {
-			return fuse.OK
+// fsyncBehind makes an fsync behind what is on its way to the file, and tells what was
+// answered before and cannot be written.
+func (fs *FS) fsyncBehind(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto.FsyncReq) fuse.Status {
+	ctx := fs.begin(cancel, h, &fsproto.Fsync.Info, 0)
+	defer ctx.end()
+	fs.calling(h)
+	f := fs.handles.file(uint64(req.Handle))
+	if f == nil || f.delayed == nil {
+		if f != nil {
+			if err := fs.behind.settle(ctx, f.node); err != nil {
+				return errno(err)
+			}
 		}
-		node = f.node
+		return errno(rpc.Call(ctx, fs.peer, fsproto.Fsync, req, &fsproto.AttrRes{}))
 	}
-	if fs.behind.busy(node) {
-		ctx := fs.begin(cancel, h, &fsproto.Write.Info, 0)
-		defer ctx.end()
-		fs.calling(h)
-		if err := fs.behind.settle(ctx, node); err != nil {
+	for {
+		after, err := f.delayed.following(ctx)
+		if err != nil {
+			return errno(err)
+		}
+		_, err = rpc.CallWith(ctx, fs.peer, fsproto.Fsync, req, &fsproto.AttrRes{}, rpc.Extra{After: after})
+		if ctx.Err() == nil { // a failure may be being dealt with
+			if err := fs.behind.settle(ctx, f.node); err != nil {
+				return errno(err)
+			}
+			if late := f.delayed.failure(); late != nil {
+				return lateErrno(late)
+			}
+		}
+		if len(after) == 0 || !errors.Is(err, syscall.ECANCELED) {
 			return errno(err)
 		}
 	}
-	if f != nil && f.delayed != nil {
-		if err := f.delayed.failure(); err != nil {
-			return lateErrno(err)
-		}
+}
+
+// following returns what a call has to name that is to be made behind all that is on its
+// way of the file.
+func (d *delayed) following(ctx context.Context) ([]rpc.Dep, error) {
+	d.b.mu.Lock()
+	d.hurry = d.last
+	d.send()
+	var last *delay
+	if n := len(d.queue); n > 0 && !d.broken {
+		last = d.queue[n-1]
 	}
-	return fuse.OK
+	broken := d.broken
+	d.b.mu.Unlock()
+	switch {
+	case broken:
+		return nil, d.b.settle(ctx, d.node)
+	case last == nil:
+		return nil, nil
+	}
+	if err := awaitEnd(ctx, last.started); err != nil {
+		return nil, err
+	}
+	if last.dep.Seq == 0 { // it has failed
+		return nil, d.b.settle(ctx, d.node)
+	}
+	return []rpc.Dep{last.dep}, nil
+}
+
+// settleFor waits until nothing of a file is on its way that was before.
+func (fs *FS) settleFor(cancel <-chan struct{}, h *fuse.InHeader, node fsproto.Node) fuse.Status {
+	if !fs.behind.busy(node) {
+		return fuse.OK
+	}
+	ctx := fs.begin(cancel, h, &fsproto.Write.Info, 0)
+	defer ctx.end()
+	fs.calling(h)
+	return errno(fs.behind.settle(ctx, node))
 }
 
 // aloneIf is behind.alone for a request; if the call changes nothing, it only waits.
 func (fs *FS) aloneIf(changes bool, cancel <-chan struct{}, h *fuse.InHeader, node fsproto.Node) (st fuse.Status, done func(*fsproto.Attr)) {
 	done = func(*fsproto.Attr) {}
 	if !changes {
-		return fs.settleFor(cancel, h, 0, node), done
+		return fs.settleFor(cancel, h, node), done
 	}
 	if fs.behind == nil {
 		return fuse.OK, done

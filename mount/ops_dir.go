@@ -74,7 +74,7 @@ func (fs *FS) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name str
 // Link makes another name for a file.
 func (fs *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	req := fsproto.LinkReq{Node: fsproto.Node(in.Oldnodeid), Parent: fsproto.Node(in.NodeId), Name: name}
-	if st := fs.settleFor(cancel, &in.InHeader, 0, req.Node); !st.Ok() {
+	if st := fs.settleFor(cancel, &in.InHeader, req.Node); !st.Ok() {
 		return st
 	}
 	defer fs.nodes.touch(req.Node)

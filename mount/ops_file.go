@@ -433,11 +433,8 @@ func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
-	if st := fs.settleFor(cancel, &in.InHeader, in.Fh, 0); !st.Ok() {
-		return st
-	}
 	req := fsproto.FsyncReq{Handle: fsproto.Handle(in.Fh), DataOnly: in.FsyncFlags&1 != 0}
-	return call(fs, cancel, &in.InHeader, fsproto.Fsync, &req, &fsproto.AttrRes{})
+	return fs.fsyncBehind(cancel, &in.InHeader, &req)
 }
 
 // Release closes a file after its last descriptor. Nobody waits for it.
@@ -511,7 +508,7 @@ func (fs *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
-	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
+	if st := fs.settleFor(cancel, &in.InHeader, fsproto.Node(in.NodeId)); !st.Ok() {
 		return st
 	}
 	req := fsproto.LseekReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Whence: uint8(in.Whence)}
@@ -538,7 +535,7 @@ func (fs *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (u
 		From: fsproto.Handle(in.FhIn), FromOffset: in.OffIn,
 		To: fsproto.Handle(in.FhOut), ToOffset: in.OffOut, Length: min(in.Len, maxCopy),
 	}
-	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
+	if st := fs.settleFor(cancel, &in.InHeader, fsproto.Node(in.NodeId)); !st.Ok() {
 		return 0, st
 	}
 	st, done := fs.aloneIf(true, cancel, &in.InHeader, fsproto.Node(in.NodeIdOut))

@@ -43,7 +43,7 @@ func (fs *FS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
-	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
+	if st := fs.settleFor(cancel, &in.InHeader, fsproto.Node(in.NodeId)); !st.Ok() {
 		return st
 	}
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Getlk.Info, 0)
@@ -74,7 +74,7 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
-	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
+	if st := fs.settleFor(cancel, &in.InHeader, fsproto.Node(in.NodeId)); !st.Ok() {
 		return st
 	}
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, 0)
@@ -190,7 +190,7 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
-	if st := fs.settleFor(cancel, &in.InHeader, 0, fsproto.Node(in.NodeId)); !st.Ok() {
+	if st := fs.settleFor(cancel, &in.InHeader, fsproto.Node(in.NodeId)); !st.Ok() {
 		return st
 	}
 	if l.Kind == fsproto.LockPosix && asksOFD(in.Pid) {

@@ -189,7 +189,7 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 // are always at hand, because programs that want nothing of the mount ask for them: who
 // lists the directory above it, or unmounts it.
 func (fs *FS) getattr(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto.GetattrReq) (res fsproto.AttrRes, st fuse.Status) {
-	if st := fs.settleFor(cancel, h, 0, req.Node); !st.Ok() {
+	if st := fs.settleFor(cancel, h, req.Node); !st.Ok() {
 		return res, st
 	}
 	a, here := fs.attrHere(req.Node)

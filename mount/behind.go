@@ -20,6 +20,8 @@ import (
 // behind: in order, each call naming the one before it, and so many at once as the
 // connection takes.
 //
+//   - Calls of one file go over one connection. The daemon has room for so much data of a
+//     user: a call that waits there for one that finds no room would wait forever.
 //   - Who asks for what is not known here waits until all of the file is sent and
 //     answered: attributes, reads that no cache answers, locks, fsync, and close.
 //   - When the daemon calls back, nothing more is delayed, and the answer comes when
@@ -64,6 +66,7 @@ type behind struct {
 	changes int           // the same
 	limit   int           // of bytes
 	room    chan struct{} // closed when there is some; nil: nobody waits
+	streams uint32
 	void    map[fsproto.Node]uint64
 	floor   uint64 // rights below are void, or below void of their node
 }
@@ -81,6 +84,7 @@ type delayed struct {
 	node    fsproto.Node
 	lease   uint64       // under which changes may be delayed; 0: under none any more
 	attr    fsproto.Attr // as they will be, but for times
+	stream  uint32       // of its calls
 	writers int          // open files
 	others  int          // changes under way that are not delayed
 	fresh   bool         // made by this mount, and open since
@@ -155,7 +159,8 @@ func (b *behind) opened(f *file, flags uint32, a *fsproto.Attr) {
 	defer b.mu.Unlock()
 	d := b.files[f.node]
 	if d == nil { // if it was open already, others may have changed it since the reply
-		d = &delayed{b: b, node: f.node}
+		b.streams = max(1, b.streams+1)
+		d = &delayed{b: b, node: f.node, stream: b.streams}
 		b.files[f.node] = d
 		if may && a.Lease >= b.floor && a.Lease >= b.void[f.node] {
 			d.lease, d.attr = a.Lease, *a
@@ -382,7 +387,7 @@ var errBefore = errors.New("a change before this one has failed")
 // call makes the call for a change. before is the change before it, which may have been
 // answered.
 func (d *delayed) call(e, before *delay) {
-	x := rpc.Extra{Data: e.data, Reserved: true}
+	x := rpc.Extra{Data: e.data, Reserved: true, Stream: d.stream}
 	if before != nil {
 		<-before.started
 		if before.dep.Seq == 0 {
@@ -392,7 +397,7 @@ func (d *delayed) call(e, before *delay) {
 		}
 		x.After = []rpc.Dep{before.dep}
 	}
-	x.Started = func(dep rpc.Dep) {
+	x.Placed = func(dep rpc.Dep) {
 		e.dep = dep
 		close(e.started)
 	}

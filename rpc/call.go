@@ -26,6 +26,14 @@ type Extra struct {
 	// Started is called with the call's own slot and sequence number before the
 	// call is sent, for use in After. Slotted operations only.
 	Started func(Dep)
+	// Placed is the same when the call has its place on a stream: what is called later
+	// with the same Stream comes behind it.
+	Placed func(Dep)
+	// Stream, if not 0, is a number of the caller's choice: calls with the same one go
+	// over the same stream for payloads, as long as the connections stay the same. The
+	// other side reads them in order, so that one which waits for another (After) never
+	// takes the room that the other needs.
+	Stream uint32
 	// Left is called with the reply, a *Res, or the error of a call that failed with
 	// ErrLeft, once it has ended.
 	Left func(res any, err error)
@@ -50,6 +58,7 @@ type callState struct {
 	into     []byte
 	deadline time.Time
 	bulk     bool
+	stream   uint32
 	slotted  bool
 	dep      Dep
 	reserved bool
@@ -149,7 +158,8 @@ func (p *Peer) prepare(ctx context.Context, op *Info, x *Extra) (*call, error) {
 	}
 	c := callPool.Get().(*call)
 	c.data, c.into, c.reserved = x.Data, x.Into, x.Reserved
-	c.bulk = len(x.Data) >= bulkSize || len(x.Into) >= bulkSize
+	c.stream = x.Stream
+	c.bulk = len(x.Data) >= bulkSize || len(x.Into) >= bulkSize || c.stream != 0
 	c.slotted = op.Slotted()
 	f := callFields{object: x.Object, cred: x.Cred, nafter: uint8(len(x.After))}
 	copy(f.after[:], x.After)
@@ -212,6 +222,9 @@ func (p *Peer) do(ctx context.Context, c *call, x *Extra) (left bool, err error)
 	if err := p.start(c); err != nil {
 		p.drop(c)
 		return false, err
+	}
+	if x.Placed != nil && c.slotted {
+		x.Placed(c.dep)
 	}
 	select {
 	case <-c.done:
@@ -294,7 +307,7 @@ func (p *Peer) assign(c *call) *link {
 	if p.conn == nil || !p.conn.ready {
 		return nil
 	}
-	l := p.conn.pick(p.cfg.Client, c.bulk)
+	l := p.conn.pick(p.cfg.Client, c.bulk, c.stream)
 	if c.slotted && !c.sent {
 		p.out.commit(c.dep)
 		if p.cfg.Slots != nil {
@@ -309,7 +322,7 @@ func (p *Peer) assign(c *call) *link {
 // pick returns the link for a call. The peer's mu is held. A joined connection
 // has no multiplexer, whose goroutines cost a small call more than its own
 // handling does: the first one carries the small calls, the others payloads.
-func (c *conn) pick(client, bulk bool) *link {
+func (c *conn) pick(client, bulk bool, stream uint32) *link {
 	n := len(c.extra)
 	switch {
 	case !client:
@@ -318,6 +331,8 @@ func (c *conn) pick(client, bulk bool) *link {
 		return c.extra[0]
 	case !bulk:
 		return c.links[RoleControl]
+	case n > 1 && stream != 0:
+		return c.extra[1+int(stream)%(n-1)]
 	case n > 1:
 		return c.extra[1+int(c.turn.Add(1))%(n-1)]
 	case c.links[RoleBulk] == nil:

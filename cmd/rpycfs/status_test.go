@@ -53,7 +53,7 @@ func TestStatusText(t *testing.T) {
 			"\n  read 5.0 MiB, written 1023 bytes; open files 3,", "\n  calls of the server: lk_granted 9\n",
 			"\n  changes on the server: fanotify, called back 12\n",
 			"\n  waiting: lookup 2 for 4s (process 17); hard: they wait until the server answers\n",
-			"\n  NOT WRITTEN: 4.0 KiB of mapped files, last at ",
+			"\n  NOT WRITTEN: 4.0 KiB, last at ",
 			"\n  UNDECIDED: 2, last rename at ",
 			"\n\nOPERATION         REQUESTS      HERE     CALLS  ERRORS       MEAN\n" +
 				"lookup                 100        40        60       2    1.00 ms\n" +

@@ -129,7 +129,7 @@ func held(d *status.Document, now time.Time) (lines []string) {
 		lines = append(lines, fmt.Sprintf("waiting: %s; %s", strings.Join(list, ", "), then))
 	}
 	if u := d.Unwritten; u != nil {
-		lines = append(lines, fmt.Sprintf("NOT WRITTEN: %s of mapped files, last at %s: %s", size(u.Bytes), at(u.Last), u.Error))
+		lines = append(lines, fmt.Sprintf("NOT WRITTEN: %s, last at %s: %s", size(u.Bytes), at(u.Last), u.Error))
 	}
 	if u := d.Undecided; u != nil {
 		lines = append(lines, fmt.Sprintf("UNDECIDED: %d, last %s at %s: the daemon was killed in the middle of it, and a program on the server changed the same; look whether it was made", u.Count, u.Op, at(u.Last)))

@@ -101,6 +101,7 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 	}
 	hot := fs.hot.found(req.Parent, name, res.Entry.Node) && !fs.leases.valid(req.Parent, res.Parent.Lease)
 	if !res.Exists {
+		fs.listWhole(req.Parent, res.Parent.Lease)
 		keep := fs.nameTimeout(fs.negativeTimeout, req.Parent, name, res.Parent.Lease)
 		if keep <= 0 || hot {
 			return fuse.ENOENT
@@ -119,7 +120,7 @@ func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 
 // lacks tells the kernel that there is no such entry, if that is known.
 func (fs *FS) lacks(dir fsproto.Node, name string, out *fuse.EntryOut) bool {
-	lease := fs.whole.lacks(dir, name)
+	lease := fs.whole.lacking(dir, name)
 	if !fs.leases.valid(dir, lease) {
 		return false
 	}

@@ -91,6 +91,8 @@ func TestRoundTrips(t *testing.T) {
 		if !told {
 			t.Errorf("DESIGN.md does not tell of %q", name)
 		}
+		must(t, looks()) // the one before may have changed the directory
+		must(t, looks())
 		before := w.waits()
 		must(t, do())
 		after := w.waits()

@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"syscall"
@@ -217,7 +218,7 @@ func (d *delayed) repair() {
 		} else if a, err := d.again(e); err != nil {
 			b.fs.lostWrite(d.node, len(e.data), err)
 			b.mu.Lock()
-			d.err = cmpErr(d.err, err)
+			d.err = cmp.Or(d.err, err)
 			b.mu.Unlock()
 		} else {
 			b.fs.wrote(d.node, a)
@@ -231,13 +232,6 @@ func (d *delayed) repair() {
 		d.pop()
 	}
 	d.began = 0
-}
-
-func cmpErr(first, err error) error {
-	if first != nil {
-		return first
-	}
-	return err
 }
 
 // again makes one change again.

@@ -204,3 +204,33 @@ func TestReadfile(t *testing.T) {
 	release()
 	ends(t, done, "write")
 }
+
+// TestRewound: a directory that was first read at its end is listed from its beginning
+// all the same.
+func TestRewound(t *testing.T) {
+	v := newEnv(t, Config{}, Identity{}, makeDeep)
+	list := func(h fsproto.Handle, cookie uint64) []fsproto.Dirent {
+		t.Helper()
+		return do(v, fsproto.Readdir, fsproto.ReaddirReq{Handle: h, Cookie: cookie, Size: 1 << 16}).Entries
+	}
+	open := func() fsproto.Handle {
+		t.Helper()
+		h := newHandle()
+		do(v, fsproto.Opendir, fsproto.OpenReq{Node: fsproto.RootNode, Handle: h, Flags: fsproto.OpenDir})
+		return h
+	}
+	h := open()
+	all := list(h, 0)
+	last := all[len(all)-1].Cookie
+	v.release(h)
+	h = open()
+	defer v.release(h)
+	if got := list(h, last); len(got) != 0 {
+		t.Errorf("%d entries after the last one", len(got))
+	}
+	for range 2 {
+		if got := list(h, 0); len(got) != len(all) {
+			t.Errorf("%d entries, want %d", len(got), len(all))
+		}
+	}
+}

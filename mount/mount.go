@@ -112,6 +112,7 @@ type FS struct {
 	space   spaceCache
 	root    lastAttr
 	store   *store  // nil without leases
+	ahead   *ahead  // nil without leases, or with credentials
 	sizes   pending // changes of our own; what is read meanwhile would come with the old size
 	forgets *forgetQueue
 	trimmer *trimmer
@@ -211,6 +212,9 @@ func (fs *FS) beginLeases(ctx context.Context) error {
 	fs.leases.events, fs.leases.why = res.Events, res.Why
 	fs.access.leases = fs.leases
 	fs.store = newStore(fs.leases.valid)
+	if fs.creds == nil && res.Events != fsproto.EventsNone {
+		fs.ahead = newAhead(fs)
+	}
 	fs.callbacks.serve(fs)
 	return nil
 }
@@ -269,6 +273,7 @@ func (fs *FS) Init(s *fuse.Server) {
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
 	fs.link.stop()
+	fs.ahead.stop()
 	fs.inject.stop()
 	if fs.locks != nil {
 		fs.locks.stop()

@@ -91,7 +91,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	}
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: flags}
 	fs.seeClosesFirst(cancel, &in.InHeader)
-	if fs.openHere(req.Node, flags) {
+	if fs.openHere(req.Node, flags) || fs.readNow(cancel, &in.InHeader, req.Node, flags) {
 		fs.opened(req.Handle, req.Node, in.Flags, false, &req, out)
 		if fs.stillHere(req.Node) {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
@@ -117,6 +117,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	}
 	if outdated && res.Attr.Nlink == 0 {
 		fs.release(req.Handle)
+		fs.ahead.stale(req.Node)
 		return fuse.Status(syscall.ESTALE)
 	}
 	sure := fs.refresh(req.Node, &res.Attr)
@@ -223,6 +224,11 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 			return inPlace(buf[:n]), fuse.OK
 		}
 		want, stored = w, w.f != nil
+	}
+	if f != nil && !f.direct {
+		if n, here := fs.readHere(node, in.Offset, buf[:size]); here {
+			return inPlace(buf[:n]), fuse.OK
+		}
 	}
 	clock := fs.nodes.clock.read()
 	into := buf[:size]
@@ -459,6 +465,13 @@ func (fs *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Statu
 func (fs *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	if in.Whence != uint32(fsproto.SeekData) && in.Whence != uint32(fsproto.SeekHole) {
 		return fuse.EINVAL
+	}
+	if off, here := fs.seekHere(in); here {
+		if off < 0 {
+			return fuse.Status(syscall.ENXIO)
+		}
+		out.Offset = uint64(off)
+		return fuse.OK
 	}
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st

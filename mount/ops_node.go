@@ -56,6 +56,9 @@ func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc
 	}
 	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, x)
 	cred.release(errors.Is(err, rpc.ErrLeft))
+	if errors.Is(err, syscall.ESTALE) {
+		fs.ahead.stale(fsproto.Node(h.NodeId))
+	}
 	fs.undecided.note(op.Name, err)
 	if err == nil {
 		fs.ids.learn(ctx, res)
@@ -86,6 +89,9 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 }
 
 func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if fs.lookupHere(cancel, h, name, out) {
+		return fuse.OK
+	}
 	defer fs.naming.begin()()
 	req := fsproto.LookupReq{Parent: fsproto.Node(h.NodeId), Name: name}
 	var res fsproto.LookupRes
@@ -143,6 +149,7 @@ func introducible(n fsproto.Node) bool {
 func (fs *FS) Forget(nodeid, nlookup uint64) {
 	if f, last := fs.nodes.forget(fsproto.Node(nodeid), nlookup); last {
 		fs.store.forget(f.Node)
+		fs.ahead.drop(f.Node)
 		fs.backlog.begin()
 		if !fs.forgets.add(f) {
 			fs.backlog.end(1)
@@ -170,8 +177,13 @@ func (fs *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Attr
 // are always at hand, because programs that want nothing of the mount ask for them: who
 // lists the directory above it, or unmounts it.
 func (fs *FS) getattr(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto.GetattrReq) (res fsproto.AttrRes, st fuse.Status) {
-	a, here := fs.attrHere(req.Node)
 	clock := fs.nodes.clock.read()
+	a, here := fs.attrHere(req.Node)
+	if !here {
+		if attr, then, ok := fs.ahead.attrOf(req.Node); ok {
+			a, clock, here = attr, then, true
+		}
+	}
 	switch {
 	case here:
 		res.Attr = a

@@ -28,6 +28,7 @@ const (
 	MaxRecalls    = 1024    // nodes in one recall
 	MaxRecallName = 64      // names of one directory in one recall
 	MaxEvents     = 256     // changes in one events
+	MaxTree       = 1024    // directories in one tree, parts of files in one readfile
 )
 
 // Node numbers name files and directories within one session. 1 is the root

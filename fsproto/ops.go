@@ -35,9 +35,11 @@ var (
 	Lseek         = rpc.Define[LseekReq, LseekRes](0x0128, "lseek", rpc.Query)
 	CopyFileRange = rpc.Define[CopyReq, CopyRes](0x0129, "copy_file_range", rpc.Change)
 	Tmpfile       = rpc.Define[TmpfileReq, CreateRes](0x012a, "tmpfile", rpc.Change)
+	Readfile      = rpc.Define[ReadfileReq, ReadfileRes](0x012b, "readfile", rpc.Query)
 
 	Opendir = rpc.Define[OpenReq, OpenRes](0x0130, "opendir", rpc.State)
 	Readdir = rpc.Define[ReaddirReq, ReaddirRes](0x0131, "readdir", rpc.Query)
+	Tree    = rpc.Define[TreeReq, TreeRes](0x0132, "tree", rpc.Query)
 
 	Mkdir   = rpc.Define[MkdirReq, CreateNodeRes](0x0140, "mkdir", rpc.Change)
 	Mknod   = rpc.Define[MknodReq, CreateNodeRes](0x0141, "mknod", rpc.Change)

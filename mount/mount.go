@@ -115,6 +115,7 @@ type FS struct {
 	store   *store  // nil without leases
 	behind  *behind // nil: all is on the server when it is answered
 	whole   whole
+	ahead   *ahead  // nil without leases, or with credentials
 	sizes   pending // changes of our own; what is read meanwhile would come with the old size
 	forgets *forgetQueue
 	trimmer *trimmer
@@ -217,6 +218,9 @@ func (fs *FS) beginLeases(ctx context.Context, owner uint32) error {
 	if fs.cfg.Flags&unix.MS_SYNCHRONOUS == 0 {
 		fs.behind = newBehind(fs, owner)
 	}
+	if fs.creds == nil && res.Events != fsproto.EventsNone {
+		fs.ahead = newAhead(fs)
+	}
 	fs.callbacks.serve(fs)
 	return nil
 }
@@ -275,6 +279,7 @@ func (fs *FS) Init(s *fuse.Server) {
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
 	fs.link.stop()
+	fs.ahead.stop()
 	fs.inject.stop()
 	if fs.locks != nil {
 		fs.locks.stop()

@@ -90,10 +90,24 @@ func eachAttr(res any, f func(*fsproto.Attr)) {
 			f(&res.Entry.Attr)
 		}
 	case *fsproto.ReaddirRes:
-		for i := range res.Entries {
-			if e := &res.Entries[i]; e.Known {
-				f(&e.Entry.Attr)
+		eachEntry(res.Entries, f)
+	case *fsproto.TreeRes:
+		for i := range res.Dirs {
+			eachEntry(res.Dirs[i].Entries, f)
+		}
+	case *fsproto.ReadfileRes:
+		for i := range res.Parts {
+			if p := &res.Parts[i]; p.Read {
+				f(&p.Attr)
 			}
+		}
+	}
+}
+
+func eachEntry(entries []fsproto.Dirent, f func(*fsproto.Attr)) {
+	for i := range entries {
+		if e := &entries[i]; e.Known {
+			f(&e.Entry.Attr)
 		}
 	}
 }

@@ -27,6 +27,7 @@ func makeNodeOnce[Req any](fs *FS, cancel <-chan struct{}, h *fuse.InHeader, op 
 	var res fsproto.CreateNodeRes
 	st := call(fs, cancel, h, op, req, &res)
 	if st == fuse.Status(syscall.ENFILE) {
+		fs.ahead.dropAll()
 		fs.trimmer.refused()
 	}
 	fs.nodes.touch(parent, res.Entry.Node)

@@ -92,7 +92,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	}
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: flags}
 	fs.seeClosesFirst(cancel, &in.InHeader)
-	if fs.openHere(req.Node, flags) {
+	if fs.openHere(req.Node, flags) || fs.readNow(cancel, &in.InHeader, req.Node, flags) {
 		fs.opened(req.Handle, req.Node, in.Flags, false, &req, new(fsproto.Attr), out)
 		if fs.stillHere(req.Node) {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
@@ -125,6 +125,7 @@ func (fs *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 	done(&res.Attr)
 	if outdated && res.Attr.Nlink == 0 {
 		fs.release(req.Handle)
+		fs.ahead.stale(req.Node)
 		return fuse.Status(syscall.ESTALE)
 	}
 	sure := fs.refresh(req.Node, &res.Attr)
@@ -238,6 +239,11 @@ func (fs *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 			return inPlace(buf[:n]), fuse.OK
 		}
 		want, stored = w, w.f != nil
+	}
+	if f != nil && !f.direct {
+		if n, here := fs.readHere(node, in.Offset, buf[:size]); here {
+			return inPlace(buf[:n]), fuse.OK
+		}
 	}
 	clock := fs.nodes.clock.read()
 	into := buf[:size]
@@ -504,6 +510,13 @@ func (fs *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Statu
 func (fs *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	if in.Whence != uint32(fsproto.SeekData) && in.Whence != uint32(fsproto.SeekHole) {
 		return fuse.EINVAL
+	}
+	if off, here := fs.seekHere(in); here {
+		if off < 0 {
+			return fuse.Status(syscall.ENXIO)
+		}
+		out.Offset = uint64(off)
+		return fuse.OK
 	}
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st

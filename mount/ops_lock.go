@@ -284,6 +284,7 @@ func grantError(e syscall.Errno) error {
 func (fs *FS) freshen(ctx context.Context, node fsproto.Node) fuse.Status {
 	fs.store.drop(node) // a lock that was granted while we were away overtakes the word that leases are lost
 	dir := fs.locks.dirOf(node)
+	fs.ahead.drop(dir)
 	names, wait := fs.guard.stale(dir)
 	dirs := map[string]bool{}
 	if len(names) > 0 && fs.expires {
@@ -343,7 +344,10 @@ func (fs *FS) flushLocks(cancel <-chan struct{}, in *fuse.FlushIn) {
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, dying)
 	defer ctx.end()
 	fs.calling(&in.InHeader)
-	err := fs.unlock(ctx, fsproto.Node(in.NodeId), &req)
+	err := fs.toldOf(ctx, in.Fh) // the locks were set through another one
+	if err == nil {
+		err = fs.unlock(ctx, fsproto.Node(in.NodeId), &req)
+	}
 	if err != nil {
 		fs.log.Debug("unlock at close", "err", err) // a lost lock shows with the next use
 	}

@@ -56,6 +56,9 @@ func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc
 	}
 	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, x)
 	cred.release(errors.Is(err, rpc.ErrLeft))
+	if errors.Is(err, syscall.ESTALE) {
+		fs.ahead.stale(fsproto.Node(h.NodeId))
+	}
 	fs.undecided.note(op.Name, err)
 	if err == nil {
 		fs.ids.learn(ctx, res)
@@ -86,7 +89,7 @@ func (fs *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out 
 }
 
 func (fs *FS) lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	if fs.lacks(fsproto.Node(h.NodeId), name, out) {
+	if fs.lacks(fsproto.Node(h.NodeId), name, out) || fs.lookupHere(cancel, h, name, out) {
 		return fuse.OK
 	}
 	defer fs.naming.begin()()
@@ -163,6 +166,7 @@ func (fs *FS) Forget(nodeid, nlookup uint64) {
 	if f, last := fs.nodes.forget(fsproto.Node(nodeid), nlookup); last {
 		fs.store.forget(f.Node)
 		fs.whole.forget(f.Node)
+		fs.ahead.drop(f.Node)
 		fs.backlog.begin()
 		if !fs.forgets.add(f) {
 			fs.backlog.end(1)
@@ -193,8 +197,13 @@ func (fs *FS) getattr(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto.Get
 	if st := fs.settleFor(cancel, h, req.Node); !st.Ok() {
 		return res, st
 	}
-	a, here := fs.attrHere(req.Node)
 	clock := fs.nodes.clock.read()
+	a, here := fs.attrHere(req.Node)
+	if !here {
+		if attr, then, ok := fs.ahead.attrOf(req.Node); ok {
+			a, clock, here = attr, then, true
+		}
+	}
 	switch {
 	case here:
 		res.Attr = a

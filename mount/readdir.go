@@ -1,7 +1,6 @@
 package mount
 
 import (
-	"math"
 	"sync"
 	"time"
 
@@ -35,6 +34,7 @@ type dir struct {
 	late late
 	mu   sync.Mutex // reads of one open directory take turns
 	page page
+	came bool   // page came when the directory was opened, and was not asked for yet
 	size uint32 // of the next page, in bytes
 	from uint64 // the lease on the directory when the listing began
 }
@@ -51,16 +51,27 @@ type page struct {
 	clock   uint64    // of the node table, before the page was fetched
 	fetched time.Time // zero: there is no page
 	lease   uint64    // on the directory
+	kept    *listing  // nil: the references are the page's; else there are none
 }
 
 // OpenDir opens a directory.
 func (fs *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: fsproto.OpenDir}
 	out.Fh = uint64(req.Handle)
-	if fs.openHere(req.Node, req.Flags) {
-		fs.handles.addDir(req.Handle, &dir{
+	here := fs.openHere(req.Node, req.Flags)
+	var begin *page
+	if !here && fs.ahead.on() {
+		var st fuse.Status
+		if here, begin, st = fs.listNow(cancel, &in.InHeader, req.Node); !st.Ok() && fs.ahead.on() {
+			return st
+		}
+	}
+	if here {
+		d := &dir{
 			node: req.Node, ino: fs.nodes.inoOf(req.Node), size: firstPage, late: late{req: &req, op: fsproto.Opendir},
-		})
+		}
+		d.begin(begin)
+		fs.handles.addDir(req.Handle, d)
 		if fs.stillHere(req.Node) {
 			out.OpenFlags |= fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 			return fuse.OK
@@ -68,18 +79,30 @@ func (fs *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 		fs.closeLate(&in.InHeader, &fs.handles.removeDir(out.Fh).late)
 		again := req
 		again.Handle = fs.newHandle()
-		return fs.openDir(cancel, in, again, out)
+		return fs.openDir(cancel, in, again, begin, out)
 	}
-	return fs.openDir(cancel, in, req, out)
+	return fs.openDir(cancel, in, req, begin, out)
 }
 
-func (fs *FS) openDir(cancel <-chan struct{}, in *fuse.OpenIn, req fsproto.OpenReq, out *fuse.OpenOut) fuse.Status {
+// begin is the page that came when the directory was opened, if one did.
+func (d *dir) begin(p *page) {
+	if p != nil {
+		d.page, d.came, d.size = *p, true, 2*listNow
+	}
+}
+
+func (fs *FS) openDir(cancel <-chan struct{}, in *fuse.OpenIn, req fsproto.OpenReq, begin *page, out *fuse.OpenOut) fuse.Status {
 	out.Fh = uint64(req.Handle)
 	var res fsproto.OpenRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Opendir, &req, &res); !st.Ok() {
+		if begin != nil {
+			fs.ahead.forget(known(begin.entries))
+		}
 		return st
 	}
-	fs.handles.addDir(req.Handle, &dir{node: req.Node, ino: res.Attr.Ino, size: firstPage})
+	d := &dir{node: req.Node, ino: res.Attr.Ino, size: firstPage}
+	d.begin(begin)
+	fs.handles.addDir(req.Handle, d)
 	leased := fs.leases.valid(req.Node, res.Attr.Lease)
 	if leased {
 		out.OpenFlags |= fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
@@ -155,8 +178,11 @@ func (fs *FS) readdir(cancel <-chan struct{}, in *fuse.ReadIn, plus bool, add ad
 		if pos, full = fs.addDots(d, pos, add); full {
 			return fuse.OK
 		}
-		fs.dropPage(d) // rewinddir(3) looks again
+		if !d.came {
+			fs.dropPage(d) // rewinddir(3) looks again
+		}
 	}
+	d.came = false
 	if pos == afterDotDot {
 		pos = 0 // of the daemon
 	}
@@ -223,6 +249,9 @@ func (p *page) seek(pos uint64) bool {
 
 // fetch gets the page that starts at pos.
 func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64, plus bool) fuse.Status {
+	if pos == 0 && fs.fetchKept(cancel, in, d) {
+		return fuse.OK
+	}
 	if st := fs.toldFor(cancel, &in.InHeader, in.Fh); !st.Ok() {
 		return st
 	}
@@ -237,11 +266,7 @@ func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64,
 		return fuse.EIO
 	}
 	for i := range res.Entries {
-		e := &res.Entries[i]
-		if c := e.Cookie; c == 0 || c == afterDot || c == afterDotDot || c > math.MaxInt64 {
-			return fuse.EIO
-		}
-		if e.Known && (e.Entry.Node == 0 || e.Entry.Node == fsproto.RootNode || uint64(e.Entry.Node) == math.MaxUint64) {
+		if !validEntry(&res.Entries[i]) {
 			return fuse.EIO
 		}
 	}
@@ -259,6 +284,26 @@ func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64,
 	return fuse.OK
 }
 
+// fetchKept makes a listing that is kept the page, or asks for one if the daemon would have
+// to be told of the open directory otherwise. It reports whether there is one.
+func (fs *FS) fetchKept(cancel <-chan struct{}, in *fuse.ReadIn, d *dir) bool {
+	l := fs.ahead.listingOf(d.node)
+	if l == nil && fs.ahead.on() && !fs.handles.isTold(in.Fh) {
+		var begin *page
+		if l, begin, _ = fs.ahead.list(cancel, &in.InHeader, d.node); begin != nil {
+			d.page, d.size = *begin, 2*listNow
+			return true
+		}
+	}
+	if l == nil {
+		return false
+	}
+	fs.leases.keep(d.node, &l.dir, l.clock)
+	d.page = page{entries: l.entries, end: true, plus: true, clock: l.clock, fetched: l.fetched, lease: l.dir.Lease, kept: l}
+	fs.ahead.served(l)
+	return true
+}
+
 // serve adds entries of the page until the reply is full. The attributes of a
 // node that this mount has changed since the page was fetched, or has told newer
 // ones of, are out of date; the kernel gets the name alone then and looks the
@@ -268,17 +313,25 @@ func (fs *FS) serve(d *dir, add addEntry) {
 	for ; p.next < len(p.entries); p.next++ {
 		e := &p.entries[p.next]
 		var node *fsproto.Entry
+		own := e.Known && p.kept == nil
 		if e.Known && !fs.behind.busy(e.Entry.Node) && !fs.nodes.changedSince(e.Entry.Node, p.clock) && !fs.nodes.newer(e.Entry.Node, &e.Entry.Attr) {
-			node = &e.Entry
+			if p.kept != nil {
+				own = fs.nodes.again(e.Entry.Node)
+			}
+			if own {
+				node = &e.Entry
+			}
+		}
+		if node != nil {
 			fs.show(node.Node, &node.Attr)
 			fs.leases.keep(node.Node, &node.Attr, p.clock)
 		}
 		added, taken := add(fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}, node, p)
+		if own && !taken && (added || p.kept != nil) {
+			fs.Forget(uint64(e.Entry.Node), 1)
+		}
 		if !added {
 			return
-		}
-		if e.Known && !taken {
-			fs.Forget(uint64(e.Entry.Node), 1)
 		}
 	}
 }
@@ -286,7 +339,7 @@ func (fs *FS) serve(d *dir, add addEntry) {
 // dropPage gives back the references of entries that nobody has asked for.
 func (fs *FS) dropPage(d *dir) {
 	p := &d.page
-	for i := p.next; i < len(p.entries); i++ {
+	for i := p.next; i < len(p.entries) && p.kept == nil; i++ {
 		if e := &p.entries[i]; e.Known {
 			fs.Forget(uint64(e.Entry.Node), 1)
 		}

@@ -45,6 +45,7 @@ func (fs *FS) recall(ctx context.Context, req *fsproto.RecallReq) {
 	r := recalling{fs: fs, ctx: ctx}
 	if req.All {
 		fs.access.dropAll()
+		fs.ahead.dropAll()
 		r.epoch()
 		for _, node := range fs.nodes.all() {
 			r.within(func() { fs.notices.drop(node, 0) })
@@ -74,6 +75,7 @@ func (r *recalling) node(n *fsproto.Recalled) {
 		fs.tellAll(r.ctx, n.Node)
 		off := int64(attrOnly)
 		fs.store.drop(n.Node)
+		fs.ahead.drop(n.Node)
 		if n.What&fsproto.RecallData != 0 || fs.nodes.isDir(n.Node) {
 			off = 0
 		}

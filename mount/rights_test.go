@@ -64,8 +64,10 @@ func rightsWorld(t *testing.T, daemonArgs ...string) *world {
 	}
 	w.ok(os.WriteFile(w.tmp+"/passwd", []byte(passwd.String()), 0o644))
 	w.ok(os.WriteFile(w.tmp+"/group", []byte(group.String()), 0o644))
+	// The mounts of other tests would not end before this daemon does.
 	w.inside = []string{"unshare", "--mount", "--propagation", "private", "sh", "-euc",
-		`mount --bind "$0/passwd" /etc/passwd; mount --bind "$0/group" /etc/group; exec "$@"`, w.tmp}
+		`awk '$3 ~ /^fuse[.]/ {print $2}' /proc/mounts | xargs -r umount -l || true
+		mount --bind "$0/passwd" /etc/passwd; mount --bind "$0/group" /etc/group; exec "$@"`, w.tmp}
 	w.startDaemon(daemonArgs...)
 	return w
 }

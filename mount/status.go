@@ -46,6 +46,9 @@ type Status struct {
 	Unwritten *UnwrittenStatus `json:"unwritten,omitempty"`
 	Undecided *UndecidedStatus `json:"undecided,omitempty"`
 
+	// What was fetched before anybody has asked for it; none where that is not done.
+	Ahead *AheadStatus `json:"ahead,omitempty"`
+
 	Requests map[string]RequestStatus `json:"requests"` // of the kernel, by their names in fuse(4)
 	Calls    map[string]CallStatus    `json:"calls"`    // to the server, by operation
 	Served   map[string]ServedStatus  `json:"served"`   // of the server, by operation
@@ -119,6 +122,7 @@ func (fs *FS) Status() Status {
 	fs.leases.status(&s)
 	fs.link.status(&s)
 	fs.behind.status(&s)
+	s.Ahead = fs.ahead.get()
 	s.Unwritten, s.Undecided = fs.unwritten.get(), fs.undecided.get()
 	if in := fs.inject; in != nil {
 		s.InotifyTold, s.InotifyLost = in.told.Load(), in.lost.Load()

@@ -15,7 +15,7 @@ import (
 
 const (
 	// maxStored bounds the store, in bytes of whole pages.
-	maxStored = 16 << 20
+	maxStored = 32 << 20
 	// maxAhead is the most that is read at once when reads follow each other, in bytes.
 	// Longer reads go past the store.
 	maxAhead = 256 << 10
@@ -103,6 +103,35 @@ func (s *store) read(node fsproto.Node, off uint64, buf []byte) (n int, here boo
 	}
 	f.next = w.from + uint64(w.size)
 	return 0, false, w
+}
+
+// want returns what fill needs for the beginning of a file, of a length that will be known.
+func (s *store) want(node fsproto.Node) wanted {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.file(node)
+	return wanted{f: f, gen: f.gen}
+}
+
+// take is read for who keeps what he gets: pages that have been read from are given up. It
+// does not say what to read from the daemon otherwise.
+func (s *store) take(node fsproto.Node, off uint64, buf []byte) (n int, here bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.files[node]
+	if f == nil || f.changes > 0 || len(f.pages) == 0 || !s.holds(node, f.lease) {
+		return 0, false
+	}
+	if n, here = s.copy(f, off, buf); !here {
+		return 0, false
+	}
+	for no := off / pageSize; no*pageSize < off+uint64(n); no++ {
+		if p := f.pages[no]; p != nil {
+			s.used.Remove(p.at)
+			delete(f.pages, no)
+		}
+	}
+	return n, true
 }
 
 // copy is read from what is known. s.mu is held.

@@ -153,6 +153,7 @@ func (fs *FS) makeRoom(cancel <-chan struct{}, lookup func() fuse.Status) fuse.S
 	defer stop()
 	for st == fuse.Status(syscall.ENFILE) {
 		sent := fs.forgets.sent()
+		fs.ahead.dropAll()
 		fs.trimmer.refused()
 		select {
 		case <-sent:

@@ -14,26 +14,26 @@ import (
 // directory, in which names were looked for in vain, is listed for that.
 
 const (
-	// maxWhole bounds the names of such directories, and maxListed those of one that is
+	// maxWhole bounds the names of such directories, and maxNamed those of one that is
 	// listed.
-	maxWhole, maxListed = 1 << 17, 8192
-	// maxMisses bounds the directories of which it is counted how often a name was looked
-	// for in vain, and firstMisses is how often that has to be before one is listed. Each
+	maxWhole, maxNamed = 1 << 17, 8192
+	// maxVain bounds the directories of which it is counted how often a name was looked
+	// for in vain, and firstVain is how often that has to be before one is listed. Each
 	// time in vain doubles it.
-	maxMisses, firstMisses = 1 << 12, 3
+	maxVain, firstVain = 1 << 12, 3
 )
 
 // whole knows directories of which all names are known. The zero value knows none; its
 // methods may be called concurrently.
 type whole struct {
-	mu     sync.Mutex
-	dirs   map[fsproto.Node]*wholeDir
-	names  int
-	misses map[fsproto.Node]*misses
+	mu    sync.Mutex
+	dirs  map[fsproto.Node]*wholeDir
+	names int
+	vain  map[fsproto.Node]*vain
 }
 
-// misses are names that were looked for in vain.
-type misses struct{ n, limit int }
+// vain are names that were looked for in vain.
+type vain struct{ n, limit int }
 
 type wholeDir struct {
 	lease uint64              // while this one holds; 0: it is being listed
@@ -58,13 +58,13 @@ func (w *whole) missed(dir fsproto.Node) *wholeDir {
 	if d := w.dirs[dir]; d != nil && d.lease == 0 {
 		return nil
 	}
-	m := w.misses[dir]
+	m := w.vain[dir]
 	if m == nil {
-		if w.misses == nil || len(w.misses) >= maxMisses {
-			w.misses = make(map[fsproto.Node]*misses)
+		if w.vain == nil || len(w.vain) >= maxVain {
+			w.vain = make(map[fsproto.Node]*vain)
 		}
-		m = &misses{limit: firstMisses}
-		w.misses[dir] = m
+		m = &vain{limit: firstVain}
+		w.vain[dir] = m
 	}
 	if m.n++; m.n < m.limit {
 		return nil
@@ -132,7 +132,7 @@ func (w *whole) forget(dir fsproto.Node) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.forgetLocked(dir)
-	delete(w.misses, dir)
+	delete(w.vain, dir)
 }
 
 func (w *whole) forgetLocked(dir fsproto.Node) {
@@ -171,7 +171,7 @@ func (fs *FS) namesOf(dir fsproto.Node) (names []string, ok bool) {
 		return nil, false
 	}
 	defer fs.release(h)
-	for cookie := uint64(0); len(names) < maxListed; {
+	for cookie := uint64(0); len(names) < maxNamed; {
 		var res fsproto.ReaddirRes
 		err := fs.link.behind(&fsproto.Readdir.Info, func(ctx context.Context) error {
 			return rpc.Call(ctx, fs.peer, fsproto.Readdir, &fsproto.ReaddirReq{Handle: h, Cookie: cookie, Size: firstPage}, &res)

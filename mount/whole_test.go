@@ -23,7 +23,7 @@ func TestWhole(t *testing.T) {
 	w.forget(dir)
 	lacks("b", 0)
 
-	for range firstMisses - 1 {
+	for range firstVain - 1 {
 		if w.missed(dir) != nil {
 			t.Fatal("listed too early")
 		}
@@ -42,7 +42,7 @@ func TestWhole(t *testing.T) {
 		t.Errorf("%d names are counted", w.names)
 	}
 
-	for range 2*firstMisses - 1 { // its lease was not good any more
+	for range 2*firstVain - 1 { // its lease was not good any more
 		if w.missed(dir) != nil {
 			t.Fatal("listed again too early")
 		}
@@ -55,7 +55,7 @@ func TestWhole(t *testing.T) {
 	lacks("b", 0)
 
 	for n := range maxWhole + 1 {
-		if n%maxListed == 0 {
+		if n%maxNamed == 0 {
 			w.made(dir, lease)
 		}
 		w.making(dir, fmt.Sprint(n))

@@ -20,6 +20,9 @@ type Extra struct {
 	// After names calls of this session that must have succeeded before this
 	// one is executed; otherwise it fails with ECANCELED. At most MaxAfter.
 	After []Dep
+	// Bulk sends the call where payloads go: its reply may be so large that small calls
+	// are not to wait behind it.
+	Bulk bool
 	// Reserved uses a slot that ordinary calls cannot exhaust. It is for the
 	// calls that answering a callback needs.
 	Reserved bool
@@ -159,7 +162,7 @@ func (p *Peer) prepare(ctx context.Context, op *Info, x *Extra) (*call, error) {
 	c := callPool.Get().(*call)
 	c.data, c.into, c.reserved = x.Data, x.Into, x.Reserved
 	c.stream = x.Stream
-	c.bulk = len(x.Data) >= bulkSize || len(x.Into) >= bulkSize || c.stream != 0
+	c.bulk = x.Bulk || len(x.Data) >= bulkSize || len(x.Into) >= bulkSize || c.stream != 0
 	c.slotted = op.Slotted()
 	f := callFields{object: x.Object, cred: x.Cred, nafter: uint8(len(x.After))}
 	copy(f.after[:], x.After)

@@ -37,6 +37,7 @@ export -f as_user
 # the tests get a device that is open to everybody, in a mount name space of their
 # own, so that the machine stays as it is.
 own_fuse='
+	awk "\$3 ~ /^fuse[.]/ {print \$2}" /proc/mounts | xargs -r umount -l || true # they would not end before this does
 	mkdir "$tmp/dev"
 	mount -t tmpfs none "$tmp/dev"
 	mknod -m 666 "$tmp/dev/fuse" c 10 229

@@ -33,6 +33,10 @@ func statusText(d *status.Document) string {
 	line("  read %s, written %s; open files %d, directories %d; nodes known %d, invalidated %d",
 		size(d.BytesRead), size(d.BytesWritten), d.OpenFiles, d.OpenDirs, d.Nodes, d.Invalidations)
 	line("  %s", leases(d))
+	if a := d.Ahead; a != nil {
+		line("  fetched ahead: %d directories, %d used, %s of %s; %d files, %d used, %s of %s", a.Dirs, a.DirsUsed, size(a.BytesUsed), size(a.Bytes),
+			a.Files, a.FilesUsed, size(a.FileBytesUsed), size(a.FileBytes))
+	}
 	line("  %s", events(d))
 	for _, name := range slices.Sorted(maps.Keys(d.Served)) {
 		line("  calls of the server: %s %d", name, d.Served[name].Count)

@@ -273,6 +273,34 @@ func (s *Session) grantAll(began uint64, changes bool, req, res any) {
 	}
 }
 
+// grantListed is grantAll for a directory of a tree, as it was since the clock began.
+func (s *Session) grantListed(began uint64, dir *fsproto.TreeDir) {
+	s.granting(began, func(g *granter) {
+		g.give(dir.Node, &dir.Dir)
+		for i := range dir.Entries {
+			if e := &dir.Entries[i]; e.Known {
+				g.give(e.Entry.Node, &e.Entry.Attr)
+			}
+		}
+	})
+}
+
+// grantRead is grantAll for what readfile has read of a file.
+func (s *Session) grantRead(began uint64, num fsproto.Node, d *fsproto.FileData) {
+	s.granting(began, func(g *granter) { g.give(num, &d.Attr) })
+}
+
+// granting runs f with what it takes to give leases, if the session gets any.
+func (s *Session) granting(began uint64, f func(*granter)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.e.leases.mu.Lock()
+	defer s.e.leases.mu.Unlock()
+	if s.recalls.granting() {
+		f(&granter{s: s, began: began})
+	}
+}
+
 // parentOf returns the directory in which a request makes an entry; 0: none.
 func parentOf(req any) fsproto.Node {
 	switch req := req.(type) {

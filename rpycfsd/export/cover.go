@@ -20,9 +20,21 @@ func (s *Session) cover(req any) {
 		return
 	}
 	for _, num := range coveredBy(req) {
-		if n := s.uncovered(num); n != nil {
-			s.e.watchOne(n)
-		}
+		s.coverNode(num)
+	}
+}
+
+// coverWithin is cover for a node that a handler comes to.
+func (s *Session) coverWithin(num fsproto.Node) {
+	if s.e.piecemeal {
+		s.e.asDaemon(func() { s.coverNode(num) })
+	}
+}
+
+// coverNode begins to watch a node, unless changes of it are told already.
+func (s *Session) coverNode(num fsproto.Node) {
+	if n := s.uncovered(num); n != nil {
+		s.e.watchOne(n)
 	}
 }
 

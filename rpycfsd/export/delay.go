@@ -153,6 +153,13 @@ func (s *Session) cameUpon(res any) (nodes []*node) {
 			nodes = append(nodes, entry.r.n)
 		}
 	}
+	entries := func(list []fsproto.Dirent) {
+		for i := range list {
+			if e := &list[i]; e.Known {
+				number(e.Entry.Node)
+			}
+		}
+	}
 	switch res := res.(type) {
 	case *fsproto.LookupRes:
 		if res.Exists {
@@ -163,10 +170,10 @@ func (s *Session) cameUpon(res any) (nodes []*node) {
 	case *fsproto.EntryRes:
 		number(res.Entry.Node)
 	case *fsproto.ReaddirRes:
-		for i := range res.Entries {
-			if e := &res.Entries[i]; e.Known {
-				number(e.Entry.Node)
-			}
+		entries(res.Entries)
+	case *fsproto.TreeRes:
+		for i := range res.Dirs {
+			entries(res.Dirs[i].Entries)
 		}
 	}
 	return nodes

@@ -79,8 +79,14 @@ func (h *hostile) value(v reflect.Value, rnd *rand.Rand) {
 	case reflect.Uint64:
 		v.SetUint(rnd.Uint64N(4096))
 	case reflect.Slice:
-		if v.Type().Elem().Kind() == reflect.Uint8 {
+		switch v.Type().Elem() {
+		case reflect.TypeFor[byte]():
 			v.SetBytes([]byte("../outside"))
+		case reflect.TypeFor[fsproto.Node](), reflect.TypeFor[fsproto.FilePart]():
+			v.Set(reflect.MakeSlice(v.Type(), 3, 3))
+			for i := range 3 {
+				h.value(v.Index(i), rnd)
+			}
 		}
 	case reflect.Struct:
 		h.fill(v, rnd)

@@ -80,13 +80,13 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		defer p.done()
 		made := false
 		if err == nil && r.Again {
-			made, err = p.decide(call{r, as, c, p}, req, res)
+			made, err = p.decide(call{r, ctx, as, c, p}, req, res)
 		}
 		once := func() error {
 			if as == nil {
-				return serve(s, call{r, nil, c, p}, req, res)
+				return serve(s, call{r, ctx, nil, c, p}, req, res)
 			}
-			return s.e.runAs(ctx, *as, func() error { return serve(s, call{r, as, c, p}, req, res) })
+			return s.e.runAs(ctx, *as, func() error { return serve(s, call{r, ctx, as, c, p}, req, res) })
 		}
 		if err == nil && !made {
 			err = once()
@@ -146,6 +146,7 @@ var methods = []method{
 	define(fsproto.Open, (*Session).open),
 	define(fsproto.Create, (*Session).create),
 	define(fsproto.Read, (*Session).read, asDaemon),
+	define(fsproto.Readfile, (*Session).readfile),
 	define(fsproto.Write, (*Session).write, asOpener),
 	define(fsproto.Fsync, (*Session).fsync, asOpener),
 	define(fsproto.Release, (*Session).release, asDaemon),
@@ -158,6 +159,7 @@ var methods = []method{
 	define(fsproto.Cancellk, (*Session).cancellk, asDaemon),
 	define(fsproto.Opendir, (*Session).opendir),
 	define(fsproto.Readdir, (*Session).readdir),
+	define(fsproto.Tree, (*Session).tree),
 	define(fsproto.Mkdir, (*Session).mkdir),
 	define(fsproto.Mknod, (*Session).mknod),
 	define(fsproto.Symlink, (*Session).symlink),

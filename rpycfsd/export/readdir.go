@@ -61,7 +61,7 @@ func (l *listing) fill(cookie uint64) error {
 		return err
 	}
 	var names []beneath.Dirent
-	for {
+	for begun := false; ; begun = true {
 		size := min(listBuffer, l.left)
 		if l.entries {
 			size /= typicalEntry
@@ -71,6 +71,17 @@ func (l *listing) fill(cookie uint64) error {
 		names, end, err = l.f.Dirents(make([]byte, max(size, beneath.MinDirents)), names[:0])
 		if err != nil {
 			return err
+		}
+		if end && !begun && cookie == 0 {
+			// ext4 takes a description that was first read at the end of the directory for
+			// one that is there, once; "." and ".." are always to be had.
+			if _, err := l.f.Seek(0, unix.SEEK_SET); err != nil {
+				return err
+			}
+			names, end, err = l.f.Dirents(make([]byte, max(size, beneath.MinDirents)), names[:0])
+			if err != nil {
+				return err
+			}
 		}
 		if end {
 			l.res.End = true

@@ -36,9 +36,10 @@ const (
 // call is a request, and whom the handler runs as.
 type call struct {
 	*rpc.Request
-	as     *identity.ID // nil: the daemon
-	change *change      // nil: it changes nothing
-	plan   *plan        // nil: there is no record of it
+	ctx    context.Context // that of the request
+	as     *identity.ID    // nil: the daemon
+	change *change         // nil: it changes nothing
+	plan   *plan           // nil: there is no record of it
 }
 
 // killsPriv reports whether set-id bits must be dropped here because the client

@@ -62,7 +62,8 @@ type Session struct {
 
 	locks   sessionLocks
 	recalls recaller
-	notices notices // guarded by leases.mu
+	turns   chan struct{} // of calls that look ahead
+	notices notices       // guarded by leases.mu
 
 	pumps     sync.WaitGroup // of its watches
 	unwatched bool           // there will be no more; guarded by watches.mu
@@ -101,6 +102,7 @@ func (e *Export) NewSession(id Identity) (*Session, error) {
 	s := &Session{
 		e: e, id: id, log: e.log.With("user", id.Name), readOnly: id.ReadOnly || e.cfg.ReadOnly,
 		refs: make(map[*node]*ref), numbers: make(map[fsproto.Node]*number), next: fsproto.RootNode + 1,
+		turns:   make(chan struct{}, aheadCalls),
 		handles: make(map[fsproto.Handle]*handle), credCells: make(map[uint32]mapped.Cell), undecided: make(map[rpc.Dep]*undecided), own: own, creds: map[uint32]*identity.ID{0: own},
 	}
 	s.locks.init(e)

@@ -127,6 +127,9 @@ type FS struct {
 	expires    bool // it knows names that are only to be asked for again
 
 	dev       string        // its number, as in st_dev, major:minor
+	noOpenDir bool          // the kernel opens no directories (nodirs.go)
+	listings  listings      // those that are open all the same
+	readsAll  bool          // the daemon may read every directory
 	device    *device       // nil until it is mounted
 	readers   *readers      // the same
 	epochs    atomic.Uint64 // how often the kernel was made to look up every name anew
@@ -168,6 +171,7 @@ func Attach(ctx context.Context, peer *rpc.Peer, cfg Config) (*FS, error) {
 		log:           cfg.Logger,
 		ids:           cfg.IDs.bind(peer, &res),
 		runAs:         res.RunAs,
+		readsAll:      res.RunAs == fsproto.RunAsDaemon && res.UID == 0,
 		readOnly:      readOnly(&cfg, &res),
 		nodes:         newNodeTable(),
 		access:        newAccessCache(cfg.AttrTimeout),

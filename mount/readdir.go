@@ -54,8 +54,15 @@ type page struct {
 	kept    *listing  // nil: the references are the page's; else there are none
 }
 
-// OpenDir opens a directory.
+// OpenDir opens a directory, unless the kernel is to do without.
 func (fs *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if fs.noOpenDir {
+		return fuse.ENOSYS
+	}
+	return fs.openDir(cancel, in, out)
+}
+
+func (fs *FS) openDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	req := fsproto.OpenReq{Node: fsproto.Node(in.NodeId), Handle: fs.newHandle(), Flags: fsproto.OpenDir}
 	out.Fh = uint64(req.Handle)
 	here := fs.openHere(req.Node, req.Flags)
@@ -79,9 +86,9 @@ func (fs *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 		fs.closeLate(&in.InHeader, &fs.handles.removeDir(out.Fh).late)
 		again := req
 		again.Handle = fs.newHandle()
-		return fs.openDir(cancel, in, again, begin, out)
+		return fs.openDirThere(cancel, in, again, begin, out)
 	}
-	return fs.openDir(cancel, in, req, begin, out)
+	return fs.openDirThere(cancel, in, req, begin, out)
 }
 
 // begin is the page that came when the directory was opened, if one did.
@@ -91,7 +98,8 @@ func (d *dir) begin(p *page) {
 	}
 }
 
-func (fs *FS) openDir(cancel <-chan struct{}, in *fuse.OpenIn, req fsproto.OpenReq, begin *page, out *fuse.OpenOut) fuse.Status {
+// openDirThere opens a directory at the daemon.
+func (fs *FS) openDirThere(cancel <-chan struct{}, in *fuse.OpenIn, req fsproto.OpenReq, begin *page, out *fuse.OpenOut) fuse.Status {
 	out.Fh = uint64(req.Handle)
 	var res fsproto.OpenRes
 	if st := call(fs, cancel, &in.InHeader, fsproto.Opendir, &req, &res); !st.Ok() {
@@ -114,20 +122,34 @@ func (fs *FS) openDir(cancel <-chan struct{}, in *fuse.OpenIn, req fsproto.OpenR
 
 // ReleaseDir closes a directory.
 func (fs *FS) ReleaseDir(in *fuse.ReleaseIn) {
-	if d := fs.handles.removeDir(in.Fh); d != nil {
-		d.mu.Lock()
-		fs.dropPage(d)
-		d.mu.Unlock()
-		if !fs.closeLate(&in.InHeader, &d.late) {
-			return
-		}
+	if fs.closeDir(&in.InHeader, in.Fh) {
+		fs.calling(&in.InHeader)
+		fs.release(fsproto.Handle(in.Fh))
 	}
-	fs.calling(&in.InHeader)
-	fs.release(fsproto.Handle(in.Fh))
+}
+
+// closeDir forgets an open directory, and reports whether the daemon has to be told.
+func (fs *FS) closeDir(h *fuse.InHeader, fh uint64) bool {
+	d := fs.handles.removeDir(fh)
+	if d == nil {
+		return true
+	}
+	d.mu.Lock()
+	fs.dropPage(d)
+	d.mu.Unlock()
+	return fs.closeLate(h, &d.late)
 }
 
 // FsyncDir waits until the directory is on the daemon's disk.
 func (fs *FS) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	if fs.noOpenDir {
+		var out fuse.OpenOut
+		if st := fs.openDir(cancel, &fuse.OpenIn{InHeader: in.InHeader}, &out); !st.Ok() {
+			return st
+		}
+		in.Fh = out.Fh
+		defer fs.endDir(&in.InHeader, in.Fh)
+	}
 	return fs.Fsync(cancel, in)
 }
 
@@ -165,10 +187,24 @@ type addEntry func(e fuse.DirEntry, node *fsproto.Entry, from *page) (added, tak
 // readdir serves one request from the page at hand, or from a new one. One page
 // serves several requests; several pages never serve one.
 func (fs *FS) readdir(cancel <-chan struct{}, in *fuse.ReadIn, plus bool, add addEntry) fuse.Status {
-	d := fs.handles.dir(in.Fh)
-	if d == nil {
-		return fuse.EBADF
+	d, st := fs.dirFor(cancel, in)
+	if !st.Ok() {
+		return st
 	}
+	added := false
+	end, st := fs.readFrom(cancel, in, d, plus, func(e fuse.DirEntry, node *fsproto.Entry, from *page) (ok, taken bool) {
+		ok, taken = add(e, node, from)
+		added = added || ok
+		return ok, taken
+	})
+	if end && !added {
+		fs.listed(in)
+	}
+	return st
+}
+
+// readFrom is readdir of an open directory. end says that there is nothing left.
+func (fs *FS) readFrom(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, plus bool, add addEntry) (end bool, st fuse.Status) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 
@@ -176,7 +212,7 @@ func (fs *FS) readdir(cancel <-chan struct{}, in *fuse.ReadIn, plus bool, add ad
 	if pos == 0 || pos == afterDot {
 		var full bool
 		if pos, full = fs.addDots(d, pos, add); full {
-			return fuse.OK
+			return false, fuse.OK
 		}
 		if !d.came {
 			fs.dropPage(d) // rewinddir(3) looks again
@@ -189,7 +225,7 @@ func (fs *FS) readdir(cancel <-chan struct{}, in *fuse.ReadIn, plus bool, add ad
 	if !fs.usable(d, pos, plus) {
 		fs.dropPage(d)
 		if st := fs.fetch(cancel, in, d, pos, plus); !st.Ok() {
-			return st
+			return false, st
 		}
 	}
 	if pos == 0 {
@@ -201,7 +237,7 @@ func (fs *FS) readdir(cancel <-chan struct{}, in *fuse.ReadIn, plus bool, add ad
 		fs.notices.drop(d.node, 0)
 	}
 	fs.serve(d, add)
-	return fuse.OK
+	return d.page.end && d.page.next == len(d.page.entries), fuse.OK
 }
 
 // addDots adds "." and "..", or only the latter. It returns the position after

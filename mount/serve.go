@@ -86,6 +86,7 @@ func (fs *FS) serveDevice(fd int, dir string, opts *fuse.MountOptions) (*fuse.Se
 	settings := *server.KernelSettings()
 	fs.mapsAround = settings.Flags64()&fuse.CAP_DIRECT_IO_ALLOW_MMAP != 0
 	fs.expires = settings.Flags64()&fuse.CAP_HAS_EXPIRE_ONLY != 0
+	fs.noOpenDir = fs.readsAll && fs.ahead != nil && settings.Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 	fs.readers = newReaders(raw, opts, fs.device.fd, settings, fs.log)
 	return server, nil
 }

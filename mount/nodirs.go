@@ -1,0 +1,109 @@
+package mount
+
+import (
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/rpycfs/rpycfs/fsproto"
+)
+
+// Opening a directory is a request that a program waits for, and of a cached one the only
+// request. Where it cannot fail, because the daemon may read every directory, the kernel
+// is told not to make it (ENOSYS to OPENDIR, Linux 5.1): it caches all listings then, and
+// READDIR comes without a handle. Whether what it has cached still holds it is told by
+// recalls in any case, and pages that came without a lease are dropped (readdir.go).
+//
+// So who lists a directory from the beginning opens one here, which is closed when it has
+// been read to the end. Another READDIR, of whom somebody else's end has left without,
+// opens its own: positions are the daemon's and hold in each.
+
+// maxUnended bounds the directories that are kept open here because nobody has read them to
+// the end.
+const maxUnended = 64
+
+// listings are the directories that READDIR has opened.
+type listings struct {
+	mu   sync.Mutex
+	open map[fsproto.Node]uint64 // handles
+}
+
+// put makes a handle that of a directory, and returns those that are to be closed for it.
+func (l *listings) put(node fsproto.Node, fh uint64) (old []uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		l.open = make(map[fsproto.Node]uint64)
+	}
+	if before, ok := l.open[node]; ok {
+		old = append(old, before)
+	} else if len(l.open) >= maxUnended {
+		for other, before := range l.open {
+			old = append(old, before)
+			delete(l.open, other)
+			break
+		}
+	}
+	l.open[node] = fh
+	return old
+}
+
+// get returns the handle of a directory, 0 if there is none.
+func (l *listings) get(node fsproto.Node) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.open[node]
+}
+
+// end takes a handle out, and reports whether it was there.
+func (l *listings) end(node fsproto.Node, fh uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[node] != fh {
+		return false
+	}
+	delete(l.open, node)
+	return true
+}
+
+// dirFor returns the directory that a request reads, and opens it if the kernel has not. in
+// has its handle then.
+func (fs *FS) dirFor(cancel <-chan struct{}, in *fuse.ReadIn) (*dir, fuse.Status) {
+	if !fs.noOpenDir {
+		if d := fs.handles.dir(in.Fh); d != nil {
+			return d, fuse.OK
+		}
+		return nil, fuse.EBADF
+	}
+	node := fsproto.Node(in.NodeId)
+	if in.Offset != 0 {
+		in.Fh = fs.listings.get(node)
+		if d := fs.handles.dir(in.Fh); d != nil {
+			return d, fuse.OK
+		}
+	}
+	var out fuse.OpenOut
+	if st := fs.openDir(cancel, &fuse.OpenIn{InHeader: in.InHeader}, &out); !st.Ok() {
+		return nil, st
+	}
+	in.Fh = out.Fh
+	d := fs.handles.dir(in.Fh)
+	for _, fh := range fs.listings.put(node, in.Fh) {
+		fs.endDir(&in.InHeader, fh)
+	}
+	return d, fuse.OK
+}
+
+// listed closes a directory that has been read to the end.
+func (fs *FS) listed(in *fuse.ReadIn) {
+	if fs.noOpenDir && fs.listings.end(fsproto.Node(in.NodeId), in.Fh) {
+		fs.endDir(&in.InHeader, in.Fh)
+	}
+}
+
+// endDir closes a directory that was opened here.
+func (fs *FS) endDir(h *fuse.InHeader, fh uint64) {
+	if fs.closeDir(h, fh) {
+		go fs.release(fsproto.Handle(fh))
+	}
+}

@@ -66,43 +66,45 @@ func (l *listings) end(node fsproto.Node, fh uint64) bool {
 	return true
 }
 
-// dirFor returns the directory that a request reads, and opens it if the kernel has not. in
-// has its handle then.
-func (fs *FS) dirFor(cancel <-chan struct{}, in *fuse.ReadIn) (*dir, fuse.Status) {
+// dirFor returns the directory that a request reads, with its mu held, and opens it if the
+// kernel has not. in has its handle then. old are those to be closed by endDir.
+func (fs *FS) dirFor(cancel <-chan struct{}, in *fuse.ReadIn) (d *dir, old []uint64, st fuse.Status) {
 	if !fs.noOpenDir {
-		if d := fs.handles.dir(in.Fh); d != nil {
-			return d, fuse.OK
+		if d = fs.handles.dir(in.Fh); d == nil {
+			return nil, nil, fuse.EBADF
 		}
-		return nil, fuse.EBADF
+		d.mu.Lock()
+		return d, nil, fuse.OK
 	}
 	node := fsproto.Node(in.NodeId)
 	if in.Offset != 0 {
 		in.Fh = fs.listings.get(node)
-		if d := fs.handles.dir(in.Fh); d != nil {
-			return d, fuse.OK
+		if d = fs.handles.dir(in.Fh); d != nil {
+			if d.mu.Lock(); !d.ended {
+				return d, nil, fuse.OK
+			}
+			d.mu.Unlock()
 		}
 	}
 	var out fuse.OpenOut
-	if st := fs.openDir(cancel, &fuse.OpenIn{InHeader: in.InHeader}, &out); !st.Ok() {
-		return nil, st
+	if st = fs.openDir(cancel, &fuse.OpenIn{InHeader: in.InHeader}, &out); !st.Ok() {
+		return nil, nil, st
 	}
 	in.Fh = out.Fh
-	d := fs.handles.dir(in.Fh)
-	for _, fh := range fs.listings.put(node, in.Fh) {
-		fs.endDir(&in.InHeader, fh)
-	}
-	return d, fuse.OK
-}
-
-// listed closes a directory that has been read to the end.
-func (fs *FS) listed(in *fuse.ReadIn) {
-	if fs.noOpenDir && fs.listings.end(fsproto.Node(in.NodeId), in.Fh) {
-		fs.endDir(&in.InHeader, in.Fh)
-	}
+	d = fs.handles.dir(in.Fh)
+	d.mu.Lock() // before anybody else can have it
+	return d, fs.listings.put(node, in.Fh), fuse.OK
 }
 
 // endDir closes a directory that was opened here.
 func (fs *FS) endDir(h *fuse.InHeader, fh uint64) {
+	d := fs.handles.dir(fh)
+	if d == nil {
+		return
+	}
+	d.mu.Lock() // who reads it uses its handle
+	d.ended = true
+	d.mu.Unlock()
 	if fs.closeDir(h, fh) {
 		go fs.release(fsproto.Handle(fh))
 	}

@@ -31,12 +31,13 @@ type dir struct {
 	node fsproto.Node
 	ino  uint64
 
-	late late
-	mu   sync.Mutex // reads of one open directory take turns
-	page page
-	came bool   // page came when the directory was opened, and was not asked for yet
-	size uint32 // of the next page, in bytes
-	from uint64 // the lease on the directory when the listing began
+	late  late
+	mu    sync.Mutex // reads of one open directory take turns
+	ended bool       // it is closed, and was opened here
+	page  page
+	came  bool   // page came when the directory was opened, and was not asked for yet
+	size  uint32 // of the next page, in bytes
+	from  uint64 // the lease on the directory when the listing began
 }
 
 // page is the part of a listing that was fetched last. Each entry with a node
@@ -187,27 +188,31 @@ type addEntry func(e fuse.DirEntry, node *fsproto.Entry, from *page) (added, tak
 // readdir serves one request from the page at hand, or from a new one. One page
 // serves several requests; several pages never serve one.
 func (fs *FS) readdir(cancel <-chan struct{}, in *fuse.ReadIn, plus bool, add addEntry) fuse.Status {
-	d, st := fs.dirFor(cancel, in)
+	d, old, st := fs.dirFor(cancel, in)
 	if !st.Ok() {
 		return st
 	}
-	added := false
-	end, st := fs.readFrom(cancel, in, d, plus, func(e fuse.DirEntry, node *fsproto.Entry, from *page) (ok, taken bool) {
-		ok, taken = add(e, node, from)
-		added = added || ok
-		return ok, taken
-	})
-	if end && !added {
-		fs.listed(in)
+	end, added := false, false
+	func() {
+		defer d.mu.Unlock()
+		end, st = fs.readFrom(cancel, in, d, plus, func(e fuse.DirEntry, node *fsproto.Entry, from *page) (ok, taken bool) {
+			ok, taken = add(e, node, from)
+			added = added || ok
+			return ok, taken
+		})
+	}()
+	if fs.noOpenDir && end && !added && fs.listings.end(d.node, in.Fh) {
+		old = append(old, in.Fh)
+	}
+	for _, fh := range old {
+		fs.endDir(&in.InHeader, fh)
 	}
 	return st
 }
 
-// readFrom is readdir of an open directory. end says that there is nothing left.
+// readFrom is readdir of an open directory. end says that there is nothing left. d.mu is
+// held.
 func (fs *FS) readFrom(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, plus bool, add addEntry) (end bool, st fuse.Status) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-
 	pos := in.Offset
 	if pos == 0 || pos == afterDot {
 		var full bool

@@ -44,6 +44,7 @@ func newApart(t *testing.T, lose func(p *proxy, gone bool), options ...string) *
 		for i := range 5 {
 			must(t, os.WriteFile(filepath.Join(w.export, dir, fmt.Sprint("file", i)), bytes.Repeat([]byte(dir), 10_000), 0o644))
 		}
+		must(t, os.Symlink("file0", filepath.Join(w.export, dir, "link"))) // where it leads does not come ahead
 	}
 	w.serve()
 	a := &apart{world: w, proxy: newProxy(t, w.port, false), lose: lose}
@@ -171,7 +172,7 @@ func TestSoft(t *testing.T) {
 				do   func() error
 			}{
 				{"mkdir", func() error { return os.Mkdir(a.path("made"), 0o755) }},
-				{"stat", func() error { _, err := os.Stat(a.path("other/file0")); return err }},
+				{"stat", func() error { _, err := os.Stat(a.path("other/link")); return err }},
 				{"write", func() error { _, err := f.Write(make([]byte, 1<<20)); return err }},
 				{"create", func() error { _, err := os.Create(a.path("other/new")); return err }},
 				{"fsync", f.Sync},
@@ -349,7 +350,7 @@ func TestHard(t *testing.T) {
 				{"cat", a.path("other/file0")},
 				{"mv", a.path("a/file3"), a.path("a/renamed")},
 				shell(`: >"$1/b/new"`),
-				shell(`trap "exit 7" INT; [ -e "$1/c/file1" ]; sleep 100`),
+				shell(`trap "exit 7" INT; [ -e "$1/c/link" ]; sleep 100`),
 				{"flock", a.path("seen/file4"), "true"},
 			} {
 				cmd := a.command(p[0], p[1:]...)

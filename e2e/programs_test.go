@@ -247,7 +247,7 @@ func (p *program) removed() error {
 		if err := p.fill(f, i); err != nil && !p.loses(err, syscall.ESTALE) {
 			return err
 		}
-		if err := f.Close(); err != nil {
+		if err := f.Close(); err != nil && !p.loses(err, syscall.ESTALE) {
 			return err
 		}
 	}

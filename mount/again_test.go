@@ -21,6 +21,7 @@ func TestAgain(t *testing.T) {
 		for f := range 30 {
 			w.ok(os.WriteFile(fmt.Sprintf("%s/dir%d/file%d", w.export, d, f), []byte("some text"), 0o644))
 		}
+		w.ok(os.Symlink("file1", fmt.Sprintf("%s/dir%d/link", w.export, d)))
 	}
 	w.mount("/")
 	for _, look := range []string{"find .", "ls -lR .", "grep -r nothing . || true"} {

@@ -33,8 +33,9 @@ const (
 //   - READDIRPLUS_AUTO: listings with attributes only for who looks at them
 //   - ASYNC_DIO: direct reads and writes in parallel
 //   - DIRECT_IO_ALLOW_MMAP (6.6): shared mappings of files open around the kernel's cache
+//   - CACHE_SYMLINKS (4.20): where a symbolic link leads is asked once; no link's target changes
 const capabilities = fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 |
-	fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP
+	fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_CACHE_SYMLINKS
 
 // Mounted is a file system in the mount table.
 type Mounted struct {

@@ -431,3 +431,22 @@ func TestDelayedSessionOver(t *testing.T) {
 		t.Errorf("status tells of %d bytes", d.lost())
 	}
 }
+
+// TestNotDelayedAfterClose: what is done to a file by its name, when it has been closed, is
+// on the server when it has been answered: nothing that comes later would wait for it.
+func TestNotDelayedAfterClose(t *testing.T) {
+	needFUSE(t)
+	w := newWorld(t)
+	w.serve()
+	w.mount("/")
+	for i := range 200 {
+		name := fmt.Sprint("f", i)
+		must(t, os.WriteFile(w.path(name), []byte(name), 0o600))
+		must(t, os.Chmod(w.path(name), 0o640))
+		info, err := os.Stat(filepath.Join(w.export, name))
+		must(t, err)
+		if got := info.Mode().Perm(); got != 0o640 {
+			t.Fatalf("%s has mode %v on the server", name, got)
+		}
+	}
+}

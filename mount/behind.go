@@ -84,6 +84,7 @@ type delayed struct {
 	writers int          // open files
 	others  int          // changes under way that are not delayed
 	fresh   bool         // made by this mount, and open since
+	flushed bool         // a descriptor was closed since the last write: it may have been the last
 
 	queue  []*delay     // what has not ended, in order
 	began  int          // of queue
@@ -163,7 +164,16 @@ func (b *behind) opened(f *file, flags uint32, a *fsproto.Attr) {
 		}
 	}
 	d.writers++
+	d.flushed = false
 	f.delayed = d
+}
+
+// flush notes that a descriptor is being closed. There may be no other, whose closing
+// would wait for what is delayed from now on.
+func (d *delayed) flush() {
+	d.b.mu.Lock()
+	defer d.b.mu.Unlock()
+	d.flushed = true
 }
 
 // made notes that a file that has just been opened for the first time was made so.
@@ -217,6 +227,7 @@ func (d *delayed) write(ctx context.Context, req *fsproto.WriteReq, data []byte)
 		return false, 0, nil // a write may take set-id bits away
 	}
 	b.fs.nodes.touch(d.node)
+	d.flushed = false
 	d.attr.Size = max(d.attr.Size, req.Offset+uint64(len(data)))
 	if e := d.tail(); e != nil && e.joins(req, data) {
 		e.data = append(e.data, data...)
@@ -286,7 +297,7 @@ func (d *delayed) certain(req *fsproto.SetattrReq) bool {
 		fsproto.SetAtime | fsproto.SetAtimeNow | fsproto.SetMtime | fsproto.SetMtimeNow
 	a, mask := &d.attr, req.Mask
 	switch {
-	case !d.fresh: // a program on the server may have its own view of it
+	case !d.fresh, d.flushed: // a program on the server may have its own view of it
 		return false
 	case d.b.fs.creds != nil, d.b.owner != 0 && d.b.owner != a.UID:
 		return false

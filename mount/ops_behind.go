@@ -60,6 +60,7 @@ func (fs *FS) flushBehind(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status 
 	if f == nil || f.delayed == nil {
 		return fuse.OK
 	}
+	f.delayed.flush()
 	if fs.behind.busy(f.node) {
 		ctx := fs.begin(cancel, &in.InHeader, &fsproto.Write.Info, dying)
 		defer ctx.end()

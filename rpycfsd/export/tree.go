@@ -27,7 +27,7 @@ func (s *Session) turn(ctx context.Context) (done func(), err error) {
 	case s.turns <- struct{}{}:
 		return func() { <-s.turns }, nil
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, ctx.Err() // the cause is how the connection ended, which is no error of this call
 	}
 }
 

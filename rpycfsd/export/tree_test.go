@@ -1,7 +1,10 @@
 package export
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -232,5 +235,20 @@ func TestRewound(t *testing.T) {
 		if got := list(h, 0); len(got) != len(all) {
 			t.Errorf("%d entries, want %d", len(got), len(all))
 		}
+	}
+}
+
+// Who waits for a turn when the connection ends has not failed.
+func TestTurnEnds(t *testing.T) {
+	v := newEnv(t, Config{}, Identity{Name: "user"}, nil)
+	for range aheadCalls {
+		if _, err := v.s.turn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(io.EOF)
+	if _, err := v.s.turn(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("it fails with %v", err)
 	}
 }

@@ -1,7 +1,6 @@
 package mount_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -46,13 +45,30 @@ func TestAgain(t *testing.T) {
 	}
 }
 
+// TestNoOpenDir: where every directory can be opened, the kernel asks for that once.
+// Elsewhere, opening is where the right to list is asked for.
+func TestNoOpenDir(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w := newWorld(t)
+	for d := range 5 {
+		w.ok(os.Mkdir(fmt.Sprintf("%s/dir%d", w.export, d), 0o755))
+	}
+	w.mount("/")
+	for range 2 {
+		if out, err := exec.Command("find", w.point).CombinedOutput(); err != nil {
+			t.Fatalf("find: %v\n%s", err, out)
+		}
+	}
+	opened, root := w.status().Requests["opendir"].Count, os.Geteuid() == 0
+	if root && opened > 1 || !root && opened < 12 {
+		t.Errorf("%d directories were opened, root is %t", opened, root)
+	}
+}
+
 // calls returns what rpycfs status tells of calls.
 func (w *world) calls() map[string]mount.CallStatus {
 	w.Helper()
-	r := w.run(nil, "rpycfs", "status", "--json", w.point)
-	var status mount.Status
-	if err := json.Unmarshal([]byte(r.stdout), &status); r.code != 0 || err != nil {
-		w.Fatalf("rpycfs status: code %d, %v, %s", r.code, err, r.stderr)
-	}
-	return status.Calls
+	return w.status().Calls
 }

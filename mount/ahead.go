@@ -100,7 +100,6 @@ type listing struct {
 	at      *list.Element
 }
 
-// walk is a series of directories that somebody visits one after the other. It is guarded
 // fetching is a call that is under way.
 type fetching struct{ done chan struct{} }
 
@@ -226,7 +225,6 @@ func (a *ahead) served(l *listing) {
 	}
 }
 
-// walkOf returns the walk that a directory belongs to: that of the directory it is in, or
 // list returns the listing of a directory that is wanted now; if it is too long or there is
 // no lease on it, its beginning or all of it as a page, whose references are the caller's.
 func (a *ahead) list(cancel <-chan struct{}, h *fuse.InHeader, dir fsproto.Node) (l *listing, begin *page, st fuse.Status) {
@@ -301,7 +299,6 @@ func (a *ahead) prepare() (res *fsproto.TreeRes, clock uint64, end func()) {
 	return new(fsproto.TreeRes), a.fs.nodes.clock.read(), a.fs.naming.begin()
 }
 
-// perCall returns how many directories a call of a size is to ask for: about as many as
 // finish takes the reply to a call. If the first directory came in part or without a
 // lease, that is a page, whose references are the caller's.
 func (a *ahead) finish(w *walk, req *fsproto.TreeReq, res *fsproto.TreeRes, clock uint64, f *fetching, err error) (begin *page, st fuse.Status) {
@@ -502,7 +499,6 @@ func (a *ahead) sweepIdle() {
 	a.forget(gone)
 }
 
-// next returns directories that a walk is about to come to and that are neither at hand
 // AheadStatus counts what was fetched with directories and ahead of them, in bytes of
 // listings and files.
 type AheadStatus struct {

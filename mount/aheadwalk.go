@@ -9,6 +9,9 @@ import (
 	"github.com/rpycfs/rpycfs/rpc"
 )
 
+// How a walk goes, and what it is likely to come to next.
+
+// walk is a series of directories that somebody visits one after the other. It is guarded
 // by ahead.mu.
 type walk struct {
 	visits  int
@@ -73,6 +76,7 @@ func (w *walk) learn(l *listing, from, to int) {
 	}
 }
 
+// walkOf returns the walk that a directory belongs to: that of the directory it is in, or
 // a new one. mu is held.
 func (a *ahead) walkOf(dir fsproto.Node) *walk {
 	parent, _ := a.fs.nodes.placeOf(dir)
@@ -100,6 +104,7 @@ func (a *ahead) fetchAhead(w *walk) {
 	}
 }
 
+// perCall returns how many directories a call of a size is to ask for: about as many as
 // it will bring.
 func (a *ahead) perCall(w *walk, size int) int {
 	typical := 4 << 10
@@ -130,6 +135,7 @@ func (a *ahead) fetch(w *walk, req *fsproto.TreeReq, f *fetching) {
 	a.mu.Unlock()
 }
 
+// next returns directories that a walk is about to come to and that are neither at hand
 // nor asked for: below where it is, and then beside what leads there. mu is held.
 func (a *ahead) next(w *walk, most int) (dirs []fsproto.Node) {
 	looked := 0

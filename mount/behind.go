@@ -311,7 +311,7 @@ func (d *delayed) certain(req *fsproto.SetattrReq) bool {
 	return true
 }
 
-// setTimes are the bits of a mask that concern a time.
+// The bits of a mask that concern the time of access, and of modification.
 const (
 	setsAtime = fsproto.SetAtime | fsproto.SetAtimeNow
 	setsMtime = fsproto.SetMtime | fsproto.SetMtimeNow

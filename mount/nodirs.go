@@ -14,12 +14,11 @@ import (
 // READDIR comes without a handle. Whether what it has cached still holds it is told by
 // recalls in any case, and pages that came without a lease are dropped (readdir.go).
 //
-// So who lists a directory from the beginning opens one here, which is closed when it has
-// been read to the end. Another READDIR, of whom somebody else's end has left without,
-// opens its own: positions are the daemon's and hold in each.
+// So a READDIR from the beginning opens the directory here, and the one that finds the end
+// closes it. Who is in the middle when somebody else closes it opens it again: positions
+// are the daemon's, and are the same in all open directories.
 
-// maxUnended bounds the directories that are kept open here because nobody has read them to
-// the end.
+// maxUnended bounds the directories that are open here and were not read to the end yet.
 const maxUnended = 64
 
 // listings are the directories that READDIR has opened.

@@ -15,10 +15,34 @@ const (
 )
 
 // beginChange enters what a request is going to change, and returns when no other
-// session has a lease on it any more, and, unless it is made again, no other change of it
-// is undecided. nil if it changes nothing. What cannot be found, the handler will not
-// find either.
+// session has a lease on it any more, nobody else is changing the same names, and, unless
+// it is made again, no other change of it is undecided. nil if it changes nothing. What
+// cannot be found, the handler will not find either.
 func (s *Session) beginChange(ctx context.Context, req any, again bool) (*change, error) {
+	for {
+		c := s.changeOf(req)
+		if c == nil {
+			return nil, nil
+		}
+		if !again {
+			if err := s.e.awaitDecided(ctx, c); err != nil {
+				c.unref()
+				return nil, err
+			}
+		}
+		err := s.e.leases.enter(ctx, c)
+		if err == nil {
+			return c, nil
+		}
+		c.end()
+		if err != errOvertaken {
+			return nil, err
+		}
+	}
+}
+
+// changeOf returns what a request is going to change; nil if that is nothing.
+func (s *Session) changeOf(req any) *change {
 	c := &change{s: s}
 	switch req := req.(type) {
 	case *fsproto.SetattrReq:
@@ -69,27 +93,9 @@ func (s *Session) beginChange(ctx context.Context, req any, again bool) (*change
 		c.subject = c.node(req.Node, recallAttr, "")
 	}
 	if len(c.touched) == 0 {
-		return nil, nil
+		return nil
 	}
-	if !again {
-		if err := s.e.awaitDecided(ctx, c); err != nil {
-			for _, t := range c.touched {
-				s.e.unref(t.n)
-			}
-			return nil, err
-		}
-	}
-	waits := s.e.leases.begin(c)
-	for n := 1; ; n++ {
-		if err := s.e.leases.await(ctx, waits); err != nil {
-			c.end()
-			return nil, err
-		}
-		if c.made {
-			return c, nil
-		}
-		waits = s.e.leases.repeat(c, n >= recallRounds)
-	}
+	return c
 }
 
 // recallRounds is how often a change of a file takes back leases before it is made, if
@@ -133,6 +139,10 @@ func (c *change) end() {
 	}
 	waits := c.s.e.leases.finish(c)
 	c.s.e.leases.await(c.s.leaseContext(), waits) // ends with the session at the latest
+	c.unref()
+}
+
+func (c *change) unref() {
 	for _, t := range c.touched {
 		c.s.e.unref(t.n)
 	}
@@ -262,6 +272,10 @@ func (s *Session) grantAll(began uint64, changes bool, req, res any) {
 		req := req.(*fsproto.RenameReq)
 		g.give(req.Parent, &res.Parent)
 		g.give(req.NewParent, &res.NewParent)
+		g.hold(req.NewParent)
+		if req.Flags&fsproto.RenameExchange != 0 {
+			g.hold(req.Parent)
+		}
 		g.give(res.Node, &res.Attr)
 		g.give(res.Replaced, &res.ReplacedAttr)
 	case *fsproto.ReadlinkRes:
@@ -364,6 +378,14 @@ func (g *granter) give(num fsproto.Node, a *fsproto.Attr) {
 		return
 	}
 	a.Lease = g.s.e.leases.grant(entry.r, num, g.began, g.changes)
+}
+
+// hold sees to it that the session is called back for names in a directory to which it
+// has moved something: its kernel believes them for as long as it did where they were.
+func (g *granter) hold(num fsproto.Node) {
+	if entry := g.s.numbers[num]; entry != nil && entry.r.main == num && entry.r.num == 0 {
+		g.s.e.leases.give(entry.r, num)
+	}
 }
 
 // giveDelay gives the right to delay changes of a file, a lease on which was given, to

@@ -1,6 +1,8 @@
 package export
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -126,10 +128,7 @@ func (l *leases) beingChanged(n *node, s *Session) <-chan struct{} {
 	defer l.mu.Unlock()
 	for _, c := range n.changers {
 		if c.s != s && c.made {
-			if c.over == nil {
-				c.over = make(chan struct{})
-			}
-			return c.over
+			return c.ended()
 		}
 	}
 	return nil
@@ -146,11 +145,21 @@ func (l *leases) grant(r *ref, num fsproto.Node, began uint64, changes bool) uin
 	if began < l.all || n.since(r.s) > began || n.contested(r.s, changes) || r.missed != 0 || !c.granting() {
 		return 0
 	}
+	l.give(r, num)
+	if l.blind || !n.covered(began) {
+		return l.clock | fsproto.LeaseBrief
+	}
+	return l.clock
+}
+
+// give makes the session of r one that is called back for its node. mu is held.
+func (l *leases) give(r *ref, num fsproto.Node) {
+	c := &r.s.recalls
 	if r.num != 0 {
 		c.unlink(r)
 	} else {
 		c.count++
-		n.hold(r)
+		r.n.hold(r)
 	}
 	r.num = num
 	c.link(r)
@@ -158,10 +167,6 @@ func (l *leases) grant(r *ref, num fsproto.Node, began uint64, changes bool) uin
 		l.clock++ // above the number of what is taken back
 		l.recall(c.coldest, fsproto.RecallAttr|fsproto.RecallData|fsproto.RecallNames, "")
 	}
-	if l.blind || !n.covered(began) {
-		return l.clock | fsproto.LeaseBrief
-	}
-	return l.clock
 }
 
 // covered reports whether all changes of n since the clock began are told: of itself,
@@ -225,6 +230,8 @@ type change struct {
 	opens   bool          // it only opens a file for writing
 	closed  bool          // leases on files that it changes are not given any more
 	made    bool          // it is being made
+	futile  bool          // it has turned out to change nothing
+	late    bool          // another has changed one of its names since it began
 	over    chan struct{} // closed when it has been, if anybody waits for that
 
 	// For telling the others (notice.go). References are held as long as touched has
@@ -249,6 +256,47 @@ type touched struct {
 // change: its kernel holds pages of a file until a change of its data or attributes is
 // answered, but not until an open is.
 func (c *change) busies(t *touched) bool { return t.own != nil && !t.n.isDir() && !c.opens }
+
+// alike reports whether both concern one name.
+func (c *change) alike(other *change) bool {
+	for i := range c.touched {
+		for j := range other.touched {
+			t, u := &c.touched[i], &other.touched[j]
+			if t.n == u.n && t.name == u.name && t.name != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// errOvertaken says that another change has made something else of a name: of what is
+// there now, and by who has made it, nobody was called back.
+var errOvertaken = errors.New("the name has changed meanwhile")
+
+// enter enters a change, and returns when it is to be made, or with errOvertaken. It has
+// to be ended in any case. Changes of one name are made one after the other.
+func (l *leases) enter(ctx context.Context, c *change) error {
+	waits := l.begin(c)
+	for n := 1; ; n++ {
+		if err := l.await(ctx, waits); err != nil {
+			return err
+		}
+		var before <-chan struct{}
+		var err error
+		if waits, before, err = l.repeat(c, n >= recallRounds); err != nil || c.made {
+			return err
+		}
+		if before == nil {
+			continue
+		}
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
 
 // begin enters a change and returns the recalls that have to be answered before it
 // may be made.
@@ -281,14 +329,23 @@ func (l *leases) begin(c *change) (waits []*recall) {
 }
 
 // repeat returns recalls of leases on files that were given since those before, whoever
-// has taken them back. None: the change may be made. The last time no more are given.
-func (l *leases) repeat(c *change, last bool) (waits []*recall) {
+// has taken them back, and what is closed when a change of the same name that is being
+// made has been. None: the change may be made. The last time no more are given.
+func (l *leases) repeat(c *change, last bool) (waits []*recall, before <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if c.late {
+		return nil, nil, errOvertaken
+	}
 	l.clock++ // above the numbers of what is taken back
 	for i := range c.touched {
 		t := &c.touched[i]
 		if t.n.isDir() {
+			for _, other := range t.n.changers {
+				if other != c && other.made && c.alike(other) {
+					before = other.ended()
+				}
+			}
 			continue
 		}
 		for j := len(t.n.holders) - 1; j >= 0; j-- {
@@ -305,9 +362,17 @@ func (l *leases) repeat(c *change, last bool) (waits []*recall) {
 			}
 		}
 	}
-	c.made = len(waits) == 0
+	c.made = len(waits) == 0 && before == nil
 	c.closed = c.made || last
-	return waits
+	return waits, before, nil
+}
+
+// ended returns what is closed when the change has ended. leases.mu is held.
+func (c *change) ended() <-chan struct{} {
+	if c.over == nil {
+		c.over = make(chan struct{})
+	}
+	return c.over
 }
 
 // finish ends a change, made or not. It returns recalls of sessions whose own changes
@@ -329,6 +394,11 @@ func (l *leases) finish(c *change) (waits []*recall) {
 		n := t.n
 		at := slices.Index(n.changers, c)
 		n.changers = slices.Delete(n.changers, at, at+1)
+		if c.made && !c.futile && t.name != "" {
+			for _, other := range n.changers {
+				other.late = other.late || c.alike(other)
+			}
+		}
 		if n.by != c.s {
 			n.by, n.others = c.s, n.changed
 		}

@@ -243,13 +243,13 @@ func TestChangeWaitsForWhatOthersTakeBack(t *testing.T) {
 		t.Fatal("no lease is given while a change waits")
 	}
 	two, second := enter()
-	if l.repeat(one, false); one.made {
+	if _, _, err := l.repeat(one, false); err != nil || one.made {
 		t.Error("made, while a lease is there that the other change takes back")
 	}
 	release()
 	must(t, l.await(context.Background(), append(first, second...)))
 	for _, c := range []*change{one, two} {
-		if l.repeat(c, false); !c.made {
+		if _, _, err := l.repeat(c, false); err != nil || !c.made {
 			t.Error("not made when all have answered")
 		}
 		c.end()
@@ -466,7 +466,7 @@ func TestWriterMeanwhile(t *testing.T) {
 	}
 	ca, err := a.s.beginChange(context.Background(), &fsproto.WriteReq{Handle: ha}, false)
 	must(t, err)
-	if l.repeat(cb, false); !cb.made {
+	if _, _, err := l.repeat(cb, false); err != nil || !cb.made {
 		t.Fatal("a write waits for another")
 	}
 	cb.end()

@@ -49,6 +49,9 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 			c, err = s.beginChange(ctx, req, r.Again)
 		}
 		defer func() {
+			if c != nil {
+				c.futile = isErrno(err, syscall.EEXIST)
+			}
 			c.end()
 			if err == nil {
 				c.tell(req, res)

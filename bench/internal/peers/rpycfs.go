@@ -83,6 +83,9 @@ func (r *Rpycfs) Kill() {
 	}
 }
 
+// Daemon is its process, nil while it does not run.
+func (r *Rpycfs) Daemon() *Process { return r.proc }
+
 // Port is where it listens, once it has been started.
 func (r *Rpycfs) Port() string { return r.port }
 

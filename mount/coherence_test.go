@@ -3,6 +3,7 @@ package mount
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -215,8 +216,12 @@ func TestTrim(t *testing.T) {
 	if len(k.nodes) != 0 || len(k.names) != 998 {
 		t.Errorf("%d nodes and %d names forgotten by an old kernel", len(k.nodes), len(k.names))
 	}
-	if n := len(nodes.unused(100)); n < 100 || n > 100+nodeShards {
+	some := nodes.unused(100)
+	if n := len(some); n < 100 || n > 100+nodeShards {
 		t.Errorf("%d nodes of 100", n)
+	}
+	if slices.ContainsFunc(some, func(n unusedNode) bool { return n.dir }) {
+		t.Error("a directory is forgotten though there are enough files")
 	}
 	trim.limit.Store(1000)
 	trim.check()

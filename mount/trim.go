@@ -16,9 +16,9 @@ import (
 // forget some that are not in use when there are many.
 
 const (
-	// firstLimit is how many nodes the kernel may have: three quarters of what
-	// a daemon allows unless its operator has said otherwise.
-	firstLimit = 3 << 18
+	// firstLimit is how many nodes the kernel may have: three quarters of the leases
+	// that a daemon gives, so that it need not take back those that are in use.
+	firstLimit = 3 << 16
 	// trimWait is how long a lookup that the daemon refused waits for room.
 	trimWait = 5 * time.Second
 )
@@ -122,22 +122,30 @@ type unusedNode struct {
 	dir        bool
 }
 
-// unused returns at most so many nodes of no particular order.
+// unused returns about so many nodes of no particular order. Directories are among them
+// only if there are not so many others: with one the kernel loses its listing, and who
+// walks through a large tree again needs nothing else.
 func (t *nodeTable) unused(most int) (list []unusedNode) {
-	for i := range t.shards {
-		s := &t.shards[i]
-		left := most/nodeShards + 1
-		s.mu.Lock()
-		for id, n := range s.nodes {
-			if left == 0 {
-				break
+	for _, dirs := range []bool{false, true} {
+		left := max(0, most-len(list))
+		for i := range t.shards {
+			s := &t.shards[i]
+			each := left/nodeShards + 1
+			s.mu.Lock()
+			for id, n := range s.nodes {
+				if each == 0 {
+					break
+				}
+				if n.dir == dirs && n.opens == 0 && id != fsproto.RootNode {
+					list = append(list, unusedNode{id, n.parent, n.name, n.dir})
+					each--
+				}
 			}
-			if n.opens == 0 && id != fsproto.RootNode {
-				list = append(list, unusedNode{id, n.parent, n.name, n.dir})
-				left--
-			}
+			s.mu.Unlock()
 		}
-		s.mu.Unlock()
+		if len(list) >= most {
+			break
+		}
 	}
 	return list
 }

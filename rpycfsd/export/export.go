@@ -91,7 +91,7 @@ type Config struct {
 
 // Limits and their defaults.
 const (
-	DefaultNodes   = 1 << 20 // nodes of one session, some 400 bytes each
+	DefaultNodes   = 1 << 20 // nodes of one session, 1.2 KiB each
 	DefaultLocks   = 16384   // locked ranges of one session
 	MaxDescriptors = 16384   // cached descriptors
 	MaxCreds       = fsproto.MaxCreds

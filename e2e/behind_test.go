@@ -413,8 +413,7 @@ func TestDelayedSessionOver(t *testing.T) {
 		if errno := does("write"); errno != "0" {
 			t.Errorf("write: error %s", errno)
 		}
-		must(t, d.daemon.Process.Kill())
-		_ = d.daemon.Wait()
+		d.crash()
 		records, err := filepath.Glob(filepath.Join(d.dir, "state", "*.sessions"))
 		must(t, err)
 		for _, path := range records {

@@ -312,8 +312,7 @@ func (c *campaign) restarted() {
 // allKilled kills the daemon and its keeper, and starts the daemon again.
 func (c *campaign) allKilled() {
 	c.did("all killed")
-	must(c.t, c.daemon.Process.Kill())
-	_ = c.daemon.Wait()
+	c.crash()
 	c.killKeeper()
 	c.start()
 }

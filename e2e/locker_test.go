@@ -197,6 +197,7 @@ func (l *locker) hear() string {
 		}
 		return s
 	case <-time.After(2 * patience):
+		_ = l.cmd.Process.Kill() // it would be waited for
 		l.t.Fatal("a locker does not answer")
 	}
 	panic("unreachable")

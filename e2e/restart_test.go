@@ -219,6 +219,28 @@ func TestRestartLockQueue(t *testing.T) {
 	}
 }
 
+// TestLockGivenUp: who gives up a lock while there is no daemon does not have it afterwards.
+func TestLockGivenUp(t *testing.T) {
+	w := newLockWorld(t)
+	b, next, s := w.opened(w.b), w.opened(w.b), w.opened(w.export)
+	for _, command := range []string{"setlk%s x w 0 9", "ofd%s x w 0 9", "flock x ex%s"} {
+		wait, try := fmt.Sprintf(command, "w"), fmt.Sprintf(command, "")
+		if strings.HasPrefix(command, "flock") {
+			wait, try = fmt.Sprintf(command, ""), fmt.Sprintf(command, " nb")
+		}
+		free := strings.NewReplacer("x w", "x u", "x ex nb", "x un").Replace(try)
+		w.crash()
+		b.tell("%s", wait)
+		b.blocks()
+		b.wants(b.interrupt(), "EINTR")
+		w.start()
+		for _, l := range []*locker{next, s} { // the first asks when the same mount has given it back
+			l.want("ok", "%s", try)
+			l.want("ok", "%s", free)
+		}
+	}
+}
+
 // TestKeeperLost kills the daemon and its keeper: files are found again by their names;
 // what has none is ESTALE, and who had locks there gets EIO, both for that file alone.
 func TestKeeperLost(t *testing.T) {

@@ -181,9 +181,15 @@ func (w *world) start() {
 // kill kills the daemon and starts it again.
 func (w *world) kill() {
 	w.t.Helper()
+	w.crash()
+	w.start()
+}
+
+// crash kills the daemon.
+func (w *world) crash() {
+	w.t.Helper()
 	must(w.t, w.daemon.Process.Kill())
 	_ = w.daemon.Wait()
-	w.start()
 }
 
 // restart ends the daemon as an init system does and starts it again.

@@ -165,16 +165,18 @@ func (fs *FS) undoLater(node fsproto.Node, req fsproto.SetlkReq) {
 }
 
 // undoSetlk takes away a lock that is set or queued and that nobody waits for any
-// more. A flock ends with the open file.
+// more. Who has been told EINTR lives on and may never ask for it again.
 func (fs *FS) undoSetlk(req fsproto.SetlkReq) {
 	ctx := fs.locks.ctx
 	if req.Wait != 0 {
-		_ = rpc.Call(ctx, fs.peer, fsproto.Cancellk, &fsproto.CancellkReq{Wait: req.Wait}, &fsproto.CancellkRes{})
+		var gone fsproto.CancellkRes
+		err := rpc.Call(ctx, fs.peer, fsproto.Cancellk, &fsproto.CancellkReq{Wait: req.Wait}, &gone)
+		if err == nil && gone.Removed {
+			return // it was never set
+		}
 	}
-	if req.Lock.Kind != fsproto.LockFlock {
-		req.Lock.Type, req.Wait = fsproto.LockUnlock, 0
-		_ = rpc.Call(ctx, fs.peer, fsproto.Setlk, &req, &fsproto.SetlkRes{})
-	}
+	req.Lock.Type, req.Wait = fsproto.LockUnlock, 0
+	_ = rpc.Call(ctx, fs.peer, fsproto.Setlk, &req, &fsproto.SetlkRes{})
 }
 
 // SetLkw sets a lock and waits for it. Any signal ends the waiting: the kernel

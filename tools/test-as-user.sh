@@ -53,8 +53,6 @@ fi
 
 skip='TestRealWork/build|^Test([BFH][0-9]|Chat|EchoBot|ManyListeners)|TestScripts/(chat|daemon|passwd|version)'
 skip+='|^TestLock(Table|Counters|SQLite|Busy|Fresh|Cut|KilledWhileCut|MountKilled|AfterClose)$'
-# Not explained yet: as this user a lock that is waited for over a kill is sometimes never granted.
-skip+='|^TestRestartLockQueue$'
 skip+='|^TestRoundTrips$' # reads DESIGN.md
 skip+='|^Test(MoreFilesThanNodes|NothingReadableOnTheWire|NameLocks|NameHandedOver|OpenReplaced|AppendTwoMounts|CloseToOpen|Histories|HistoriesWithFaults|BrokenRecall)$'
 export skip RPYCFS_E2E_WORKERS=8

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -219,25 +220,43 @@ func TestRestartLockQueue(t *testing.T) {
 	}
 }
 
-// TestLockGivenUp: who gives up a lock while there is no daemon does not have it afterwards.
+// TestLockGivenUp: who gives up a lock while there is no daemon does not have it afterwards,
+// and has what it had before.
 func TestLockGivenUp(t *testing.T) {
 	w := newLockWorld(t)
 	b, next, s := w.opened(w.b), w.opened(w.b), w.opened(w.export)
-	for _, command := range []string{"setlk%s x w 0 9", "ofd%s x w 0 9", "flock x ex%s"} {
-		wait, try := fmt.Sprintf(command, "w"), fmt.Sprintf(command, "")
-		if strings.HasPrefix(command, "flock") {
-			wait, try = fmt.Sprintf(command, ""), fmt.Sprintf(command, " nb")
+	for _, c := range []struct{ had, wait, stays, free string }{
+		{"", "setlkw x w 0 9", "", "setlk x u 0 end"},
+		{"", "ofdw x w 0 9", "", "ofd x u 0 end"},
+		{"", "flock x ex", "", "flock x un"},
+		{"setlk x r 4 20", "setlkw x w 0 9", "r 4 20", "setlk x u 0 end"},
+		{"ofd x w 0 1", "ofdw x r 0 9", "w 0 1", "ofd x u 0 end"},
+		{"flock x ex", "flock x ex", "ex", "flock x un"},
+		{"flock x sh", "flock x ex", "", "flock x un"}, // it was let go first
+	} {
+		if c.had != "" {
+			b.want("ok", "%s", c.had)
 		}
-		free := strings.NewReplacer("x w", "x u", "x ex nb", "x un").Replace(try)
 		w.crash()
-		b.tell("%s", wait)
+		b.tell("%s", c.wait)
 		b.blocks()
 		b.wants(b.interrupt(), "EINTR")
 		w.start()
 		for _, l := range []*locker{next, s} { // the first asks when the same mount has given it back
-			l.want("ok", "%s", try)
-			l.want("ok", "%s", free)
+			if strings.HasPrefix(c.wait, "flock") {
+				want := "ok"
+				if c.stays != "" {
+					want = "EAGAIN"
+				}
+				l.want(want, "flock x ex nb")
+				l.want("ok", "flock x un")
+				continue
+			}
+			if got, _, _ := strings.Cut(l.do("ofdget x w 0 end"), " pid"); got != cmp.Or(c.stays, "free") {
+				t.Errorf("%s, then %s given up: %s", c.had, c.wait, got)
+			}
 		}
+		b.want("ok", "%s", c.free)
 	}
 }
 

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/lockrange"
 	"github.com/rpycfs/rpycfs/rpc"
 )
 
@@ -54,6 +56,7 @@ type lockOwner struct {
 	via     map[fsproto.Handle]bool // that it has locked through
 	pending int                     // calls for a lock
 	changes uint64                  // rises with each of them
+	held    lockrange.Ranges        // that the caller was told of and has not unlocked since
 	gone    chan struct{}           // closed when it has no locks any more
 	fds     map[int]bool            // its descriptors of the file, if closing one is to be seen (closes.go)
 }
@@ -68,6 +71,10 @@ func newLockKeeper(g *guard) *lockKeeper {
 func (k *lockKeeper) stop() {
 	k.cancel()
 	k.settling.Wait()
+}
+
+func rangeOf(l *fsproto.Lock) lockrange.Range {
+	return lockrange.Range{Start: int64(l.Start), End: int64(l.End), Write: l.Type == fsproto.LockWrite}
 }
 
 func keyOf(l *fsproto.Lock) ownerKey { return ownerKey{l.Kind == fsproto.LockFlock, l.Owner} }
@@ -87,6 +94,9 @@ func (k *lockKeeper) asked(node, dir fsproto.Node, h fsproto.Handle, l *fsproto.
 		o = &lockOwner{via: make(map[fsproto.Handle]bool), gone: make(chan struct{})}
 		n.owners[keyOf(l)] = o
 	}
+	if l.Kind == fsproto.LockFlock && !slices.Contains(o.held, rangeOf(l)) {
+		o.held = nil // flock(2) lets go first of what it changes
+	}
 	o.via[h] = true
 	o.pid = l.PID
 	o.pending++
@@ -103,6 +113,9 @@ func (k *lockKeeper) answered(node fsproto.Node, l *fsproto.Lock, granted bool) 
 		return
 	}
 	o.pending--
+	if granted {
+		o.held = o.held.Set(rangeOf(l), true)
+	}
 	if !granted && o.pending == 0 && o.changes == 1 {
 		k.drop(node, n, keyOf(l))
 	}
@@ -140,16 +153,51 @@ func (k *lockKeeper) dirOf(node fsproto.Node) fsproto.Node {
 	return 0
 }
 
-// changes returns what unlocked needs to know, and whether the owner may have
-// locks.
-func (k *lockKeeper) changes(node fsproto.Node, l *fsproto.Lock) (uint64, bool) {
+// mayHave reports whether an owner may have locks.
+func (k *lockKeeper) mayHave(node fsproto.Node, l *fsproto.Lock) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, o := k.find(node, l)
+	return o != nil
+}
+
+// unlocking notes that an owner is about to unlock a range, which is not given back to it
+// any more. It returns what unlocked needs to know.
+func (k *lockKeeper) unlocking(node fsproto.Node, l *fsproto.Lock) (changes uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	_, o := k.find(node, l)
 	if o == nil {
-		return 0, false
+		return 0
 	}
-	return o.changes, true
+	o.held = o.held.Set(rangeOf(l), false)
+	return o.changes
+}
+
+// before returns what sets a lock's range as the owner had it, as far as its process was told.
+func (k *lockKeeper) before(node fsproto.Node, l fsproto.Lock) (list []fsproto.Lock) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var had lockrange.Ranges
+	if _, o := k.find(node, &l); o != nil {
+		had = o.held
+	}
+	held, free := had.Within(rangeOf(&l))
+	set := func(r lockrange.Range, kind uint8) {
+		l.Type, l.Start, l.End = kind, uint64(r.Start), uint64(r.End)
+		list = append(list, l)
+	}
+	for _, r := range free {
+		set(r, fsproto.LockUnlock)
+	}
+	for _, r := range held {
+		if r.Write {
+			set(r, fsproto.LockWrite)
+		} else {
+			set(r, fsproto.LockRead)
+		}
+	}
+	return list
 }
 
 // unlocked notes that an owner has unlocked everything. It may have locked anew

@@ -3,6 +3,7 @@ package mount
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 	"time"
 
@@ -50,6 +51,9 @@ func (fs *FS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse
 	defer ctx.end()
 	fs.calling(&in.InHeader)
 	fs.seeCloses(ctx, fsproto.Node(in.NodeId))
+	if err := fs.locks.undoing.wait(ctx, fsproto.Node(in.NodeId)); err != nil {
+		return errno(err)
+	}
 	req := fsproto.GetlkReq{Handle: fsproto.Handle(in.Fh), Lock: l}
 	var res fsproto.GetlkRes
 	if err := rpc.Call(ctx, fs.peer, fsproto.Getlk, &req, &res); err != nil {
@@ -94,9 +98,9 @@ func (fs *FS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 		case err != nil:
 			return errno(err)
 		case !res.Refused:
-			granted = true
-			fs.watchCloses(node, &l, in.Pid)
-			return fs.freshen(ctx, node)
+			var st fuse.Status
+			st, granted = fs.locked(ctx, node, in, &l)
+			return st
 		case time.Now().After(deadline) || !fs.locks.awaitClosing(ctx, node, &res.Holder, again):
 			return fuse.EAGAIN
 		}
@@ -112,7 +116,7 @@ func (fs *FS) asked(in *fuse.LkIn, l *fsproto.Lock) fsproto.Node {
 
 // unlock takes locks away.
 func (fs *FS) unlock(ctx context.Context, node fsproto.Node, req *fsproto.SetlkReq) error {
-	changes, _ := fs.locks.changes(node, &req.Lock)
+	changes := fs.locks.unlocking(node, &req.Lock)
 	err := rpc.Call(ctx, fs.peer, fsproto.Setlk, req, &fsproto.SetlkRes{})
 	if err == nil && req.Lock.Start == 0 && req.Lock.End == fsproto.LockEnd {
 		fs.locks.unlocked(node, &req.Lock, changes)
@@ -142,7 +146,7 @@ func (fs *FS) setlk(ctx context.Context, node fsproto.Node, req fsproto.SetlkReq
 			defer (<-left)()
 			fs.callbacks.forget(req.Wait)
 			if a.err == nil && !a.res.Refused {
-				fs.undoSetlk(req)
+				fs.undoSetlk(node, req)
 			}
 		}
 	})
@@ -160,13 +164,13 @@ func (fs *FS) undoLater(node fsproto.Node, req fsproto.SetlkReq) {
 	done := fs.locks.undoing.begin(node)
 	fs.locks.settling.Go(func() {
 		defer done()
-		fs.undoSetlk(req)
+		fs.undoSetlk(node, req)
 	})
 }
 
-// undoSetlk takes away a lock that is set or queued and that nobody waits for any
-// more. Who has been told EINTR lives on and may never ask for it again.
-func (fs *FS) undoSetlk(req fsproto.SetlkReq) {
+// undoSetlk gives back a lock that is set or queued and that nobody waits for any more:
+// its owner, who may live on, has again what it had before.
+func (fs *FS) undoSetlk(node fsproto.Node, req fsproto.SetlkReq) {
 	ctx := fs.locks.ctx
 	if req.Wait != 0 {
 		var gone fsproto.CancellkRes
@@ -175,8 +179,15 @@ func (fs *FS) undoSetlk(req fsproto.SetlkReq) {
 			return // it was never set
 		}
 	}
-	req.Lock.Type, req.Wait = fsproto.LockUnlock, 0
-	_ = rpc.Call(ctx, fs.peer, fsproto.Setlk, &req, &fsproto.SetlkRes{})
+	for {
+		before := fs.locks.before(node, req.Lock)
+		for _, l := range before {
+			_ = rpc.Call(ctx, fs.peer, fsproto.Setlk, &fsproto.SetlkReq{Handle: req.Handle, Lock: l}, &fsproto.SetlkRes{})
+		}
+		if slices.Equal(fs.locks.before(node, req.Lock), before) {
+			return // nothing was unlocked meanwhile, and set again here
+		}
+	}
 }
 
 // SetLkw sets a lock and waits for it. Any signal ends the waiting: the kernel
@@ -209,9 +220,9 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 		err := fs.setlkw(ctx, cancel, in, l)
 		switch {
 		case err == nil:
-			granted = true
-			fs.watchCloses(node, &l, in.Pid)
-			return fs.freshen(ctx, node)
+			var st fuse.Status
+			st, granted = fs.locked(ctx, node, in, &l)
+			return st
 		case errors.Is(err, syscall.ECANCELED):
 			continue // the daemon has forgotten the queue, but not the open file
 		}
@@ -266,6 +277,16 @@ func (fs *FS) setlkw(ctx context.Context, cancel <-chan struct{}, in *fuse.LkIn,
 		fs.undoLater(node, req)
 		return ctx.Err()
 	}
+}
+
+// locked is the end of a request whose lock is set. It reports whether its owner is told.
+func (fs *FS) locked(ctx context.Context, node fsproto.Node, in *fuse.LkIn, l *fsproto.Lock) (fuse.Status, bool) {
+	fs.watchCloses(node, l, in.Pid)
+	st := fs.freshen(ctx, node)
+	if !st.Ok() {
+		fs.undoLater(node, fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: *l})
+	}
+	return st, st.Ok()
 }
 
 func grantError(e syscall.Errno) error {
@@ -340,7 +361,7 @@ func (fs *FS) flushLocks(cancel <-chan struct{}, in *fuse.FlushIn) {
 	req := fsproto.SetlkReq{Handle: fsproto.Handle(in.Fh), Lock: fsproto.Lock{
 		Kind: fsproto.LockPosix, Type: fsproto.LockUnlock, Owner: in.LockOwner, End: fsproto.LockEnd,
 	}}
-	if _, may := fs.locks.changes(fsproto.Node(in.NodeId), &req.Lock); !may {
+	if !fs.locks.mayHave(fsproto.Node(in.NodeId), &req.Lock) {
 		return
 	}
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Setlk.Info, dying)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/lockrange"
 	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
 )
@@ -14,9 +15,9 @@ import (
 func (s *Session) lockWant(h *handle, l *fsproto.Lock) (*lockWant, error) {
 	flock := l.Kind == fsproto.LockFlock
 	q := &lockWant{
-		lockRange: lockRange{int64(l.Start), int64(l.End), l.Type == fsproto.LockWrite},
-		key:       lockKey{s, flock, l.Owner},
-		kind:      l.Kind, pid: l.PID, lock: l.Type != fsproto.LockUnlock, h: h,
+		Range: lockrange.Range{Start: int64(l.Start), End: int64(l.End), Write: l.Type == fsproto.LockWrite},
+		key:   lockKey{s, flock, l.Owner},
+		kind:  l.Kind, pid: l.PID, lock: l.Type != fsproto.LockUnlock, h: h,
 	}
 	if h.r.n.isDir() || flock && (l.Start != 0 || l.End != fsproto.LockEnd) {
 		return nil, syscall.EINVAL
@@ -31,7 +32,7 @@ func (q *lockWant) mayLock() error {
 		return nil
 	}
 	mode, err := q.h.f.AccessMode()
-	if err == nil && (q.write && mode == unix.O_RDONLY || !q.write && mode == unix.O_WRONLY) {
+	if err == nil && (q.Write && mode == unix.O_RDONLY || !q.Write && mode == unix.O_WRONLY) {
 		err = syscall.EBADF
 	}
 	return err
@@ -83,7 +84,7 @@ func (t *lockTable) holder(q *lockWant) fsproto.Lock {
 	if o, r := t.conflict(q); o != nil {
 		return o.describe(q.key.s, r)
 	}
-	return fsproto.Lock{Kind: q.kind, Type: fsproto.LockWrite, Start: uint64(q.start), End: uint64(q.end)}
+	return fsproto.Lock{Kind: q.kind, Type: fsproto.LockWrite, Start: uint64(q.Start), End: uint64(q.End)}
 }
 
 // getlk tells which lock is in the way of one.
@@ -114,8 +115,8 @@ func (t *lockTable) foreignLock(q *lockWant, res *fsproto.GetlkRes) error {
 	if o := t.byKey[q.key]; o != nil {
 		f = o.file.f
 	}
-	k := beneath.Lock{Type: unix.F_RDLCK, Start: q.start, End: q.end}
-	if q.write {
+	k := beneath.Lock{Type: unix.F_RDLCK, Start: q.Start, End: q.End}
+	if q.Write {
 		k.Type = unix.F_WRLCK
 	}
 	found, ok, err := f.GetLock(k)

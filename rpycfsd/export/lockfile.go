@@ -5,6 +5,7 @@ import (
 	"syscall"
 
 	"github.com/rpycfs/rpycfs/internal/beneath"
+	"github.com/rpycfs/rpycfs/internal/lockrange"
 	"github.com/rpycfs/rpycfs/internal/mapped"
 	"golang.org/x/sys/unix"
 )
@@ -42,23 +43,23 @@ func (f *lockFile) suits(flock, write bool) bool {
 
 // set sets or takes away a lock in the kernel. EAGAIN if a local program's is
 // in the way.
-func (f *lockFile) set(r lockRange, lock bool) error {
+func (f *lockFile) set(r lockrange.Range, lock bool) error {
 	if !lock && f.own != nil && f.own.cell.Frozen() || f.cell.Frozen() {
 		return nil // the next process goes on with it
 	}
 	if f.flock {
 		how := unix.LOCK_UN
 		switch {
-		case lock && r.write:
+		case lock && r.Write:
 			how = unix.LOCK_EX
 		case lock:
 			how = unix.LOCK_SH
 		}
 		return f.f.Flock(how)
 	}
-	k := beneath.Lock{Type: unix.F_UNLCK, Start: r.start, End: r.end}
+	k := beneath.Lock{Type: unix.F_UNLCK, Start: r.Start, End: r.End}
 	switch {
-	case lock && (r.write || !f.read):
+	case lock && (r.Write || !f.read):
 		k.Type = unix.F_WRLCK
 	case lock:
 		k.Type = unix.F_RDLCK
@@ -67,7 +68,7 @@ func (f *lockFile) set(r lockRange, lock bool) error {
 }
 
 // everything is the range of all bytes.
-var everything = lockRange{start: 0, end: math.MaxInt64}
+var everything = lockrange.Range{Start: 0, End: math.MaxInt64}
 
 // close takes all locks away and gives the description up.
 func (f *lockFile) close(s *Session) {

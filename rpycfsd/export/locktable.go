@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/fsproto"
+	"github.com/rpycfs/rpycfs/internal/lockrange"
 	"github.com/rpycfs/rpycfs/internal/mapped"
 	"github.com/rpycfs/rpycfs/rpc"
 )
@@ -39,7 +40,7 @@ type lockOwner struct {
 	key      lockKey
 	kind     uint8  // fsproto.Lock…, of the latest lock
 	pid      uint32 // that asked for it
-	ranges   lockRanges
+	ranges   lockrange.Ranges
 	file     *lockFile
 	via      map[*handle]bool // that it has locked through
 	cell     mapped.Cell
@@ -49,7 +50,7 @@ type lockOwner struct {
 
 // lockWant is a lock that is asked for.
 type lockWant struct {
-	lockRange
+	lockrange.Range
 	key  lockKey
 	kind uint8
 	pid  uint32
@@ -109,15 +110,15 @@ func (e *Export) lockTable(h *handle) *lockTable {
 }
 
 // conflict returns the first owner whose locks are in the way, and its range.
-func (t *lockTable) conflict(q *lockWant) (*lockOwner, lockRange) {
+func (t *lockTable) conflict(q *lockWant) (*lockOwner, lockrange.Range) {
 	for _, o := range t.owners {
 		if o.key != q.key && o.key.flock == q.key.flock {
-			if r, found := o.ranges.conflict(q.lockRange); found {
+			if r, found := o.ranges.Conflict(q.Range); found {
 				return o, r
 			}
 		}
 	}
-	return nil, lockRange{}
+	return nil, lockrange.Range{}
 }
 
 // attempt sets or takes away a lock. EAGAIN if another is in the way: that of
@@ -131,7 +132,7 @@ func (t *lockTable) attempt(q *lockWant) (blocker *lockOwner, weaker bool, err e
 		}
 		o = &lockOwner{key: q.key, via: make(map[*handle]bool)}
 	}
-	weaker = !q.lock || q.key.flock || !q.write
+	weaker = !q.lock || q.key.flock || !q.Write
 	if q.lock {
 		if blocker, _ = t.conflict(q); blocker != nil {
 			return blocker, t.dropFlock(q), syscall.EAGAIN
@@ -140,13 +141,13 @@ func (t *lockTable) attempt(q *lockWant) (blocker *lockOwner, weaker bool, err e
 			return nil, false, err
 		}
 	}
-	next := o.ranges.set(q.lockRange, q.lock)
+	next := o.ranges.Set(q.Range, q.lock)
 	grown := len(next) - len(o.ranges)
 	if grown > 0 && (t.ranges+grown > t.e.cfg.MaxLocks || !q.key.s.locks.addRanges(grown)) {
 		t.vacate(o)
 		return nil, false, syscall.ENOLCK
 	}
-	if err := o.file.set(q.lockRange, q.lock); err != nil {
+	if err := o.file.set(q.Range, q.lock); err != nil {
 		q.key.s.locks.addRanges(-max(grown, 0))
 		weaker = isErrno(err, syscall.EAGAIN) && t.dropFlock(q)
 		t.vacate(o)
@@ -160,7 +161,7 @@ func (t *lockTable) attempt(q *lockWant) (blocker *lockOwner, weaker bool, err e
 }
 
 // commit records what the kernel has granted.
-func (t *lockTable) commit(o *lockOwner, q *lockWant, next lockRanges) {
+func (t *lockTable) commit(o *lockOwner, q *lockWant, next lockrange.Ranges) {
 	t.ranges += len(next) - len(o.ranges)
 	o.ranges = next
 	if q.lock {
@@ -192,7 +193,7 @@ func (t *lockTable) dropFlock(q *lockWant) bool {
 // prepare sees to it that o has a description through which the lock can be
 // set, and moves the locks for reading that it has there.
 func (t *lockTable) prepare(o *lockOwner, q *lockWant) error {
-	if o.file.suits(q.key.flock, q.write) {
+	if o.file.suits(q.key.flock, q.Write) {
 		return nil
 	}
 	f, err := q.key.s.openLockFile(q.h, q.key.flock, len(o.ranges) > 0)
@@ -306,7 +307,7 @@ func (t *lockTable) wake(o *lockOwner) {
 		o := queue[0]
 		var free, blocked []*lockWait
 		for _, w := range o.blocked {
-			if _, still := o.ranges.conflict(w.lockRange); still {
+			if _, still := o.ranges.Conflict(w.Range); still {
 				blocked = append(blocked, w)
 			} else {
 				free = append(free, w)
@@ -405,8 +406,8 @@ func (t *lockTable) dismiss(h *handle, errno syscall.Errno, lose bool) (lost []f
 }
 
 // describe is what the client of s is told of a lock that is in the way.
-func (o *lockOwner) describe(s *Session, r lockRange) fsproto.Lock {
-	l := fsproto.Lock{Kind: o.kind, Type: lockType(r.write), Start: uint64(r.start), End: uint64(r.end)}
+func (o *lockOwner) describe(s *Session, r lockrange.Range) fsproto.Lock {
+	l := fsproto.Lock{Kind: o.kind, Type: lockType(r.Write), Start: uint64(r.Start), End: uint64(r.End)}
 	if o.key.s == s {
 		l.Owner, l.PID = o.key.id, o.pid
 	}

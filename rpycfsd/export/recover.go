@@ -10,6 +10,7 @@ import (
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/internal/beneath"
 	"github.com/rpycfs/rpycfs/internal/identity"
+	"github.com/rpycfs/rpycfs/internal/lockrange"
 	"github.com/rpycfs/rpycfs/internal/mapped"
 	"github.com/rpycfs/rpycfs/rpc"
 	"golang.org/x/sys/unix"
@@ -517,20 +518,20 @@ func (b *revival) lockOwner(rec mapped.Record, m *lockOwnerRec, files map[uint64
 }
 
 // standing returns the locks that stand through f.
-func (f *lockFile) standing() (ranges lockRanges, err error) {
+func (f *lockFile) standing() (ranges lockrange.Ranges, err error) {
 	locks, flock, err := f.f.Locks()
 	if f.flock {
 		if flock != unix.F_UNLCK {
 			r := everything
-			r.write = flock == unix.F_WRLCK
+			r.Write = flock == unix.F_WRLCK
 			ranges = append(ranges, r)
 		}
 		return ranges, err
 	}
 	for _, l := range locks {
-		ranges = append(ranges, lockRange{l.Start, l.End, l.Type == unix.F_WRLCK})
+		ranges = append(ranges, lockrange.Range{Start: l.Start, End: l.End, Write: l.Type == unix.F_WRLCK})
 	}
-	slices.SortFunc(ranges, func(a, b lockRange) int { return cmp.Compare(a.start, b.start) })
+	slices.SortFunc(ranges, func(a, b lockrange.Range) int { return cmp.Compare(a.Start, b.Start) })
 	return ranges, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,10 +40,17 @@ func newDelaying(t *testing.T, prepare ...func(w *world)) *delaying {
 	return d
 }
 
-// stands runs what has to end while nothing passes between mount and daemon.
+// stands runs what has to end while nothing passes between mount and daemon. It should not
+// take long: the mount gives up a connection that is silent, and then delays nothing more.
 func (d *delaying) stands(do func()) {
 	d.proxy.stall(true)
-	defer d.proxy.stall(false)
+	release := sync.OnceFunc(func() { d.proxy.stall(false) })
+	defer release()
+	late := time.AfterFunc(patience, func() {
+		d.t.Error("it does not end while nothing passes")
+		release()
+	})
+	defer late.Stop()
 	do()
 }
 
@@ -271,11 +279,12 @@ func writeJob(args []string) error {
 	if err != nil {
 		return err
 	}
+	data := pattern(4 << 20)
 	fmt.Println("ready")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		switch in.Text() {
 		case "write":
-			_, err = f.Write(pattern(4 << 20))
+			_, err = f.Write(data)
 		case "more":
 			_, err = f.WriteString("more")
 		case "chmod":

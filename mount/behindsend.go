@@ -211,10 +211,11 @@ func (d *delayed) repair() {
 		for _, e := range d.queue[1:] {
 			e.done = false
 		}
-		leave := d.err != nil && e.set == nil || d.err != nil && b.fs.peer.Context().Err() != nil
+		first := d.err
+		leave := first != nil && (e.set == nil || b.fs.peer.Context().Err() != nil)
 		b.mu.Unlock()
 		if leave {
-			b.fs.lostWrite(d.node, len(e.data), d.failure())
+			b.fs.lostWrite(d.node, len(e.data), first)
 		} else if a, err := d.again(e); err != nil {
 			b.fs.lostWrite(d.node, len(e.data), err)
 			b.mu.Lock()
@@ -269,12 +270,26 @@ func lateErrno(err error) fuse.Status {
 	return errno(err)
 }
 
-// failure returns the error of what was answered and could not be done.
-func (d *delayed) failure() error {
+// failure returns the error of what was answered and could not be done, if there is one
+// that an open file is to be told of.
+func (b *behind) failure(f *file) error {
+	if b == nil || f.spared {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d := b.files[f.node]
 	if d == nil {
 		return nil
 	}
-	d.b.mu.Lock()
-	defer d.b.mu.Unlock()
 	return d.err
+}
+
+// told notes that somebody has been told of that error, and has listened.
+func (b *behind) told(node fsproto.Node) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if d := b.files[node]; d != nil {
+		d.told = d.err != nil
+	}
 }

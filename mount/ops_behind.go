@@ -3,6 +3,7 @@ package mount
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -42,9 +43,15 @@ func (fs *FS) writeBehind(cancel <-chan struct{}, in *fuse.WriteIn, f *file, req
 	return errno(err), taken || err != nil
 }
 
-// lateError tells, once for each open file, of what was answered and cannot be written.
-func (f *file) lateError() fuse.Status {
-	if err := f.delayed.failure(); err != nil && f.lateTold.CompareAndSwap(false, true) {
+// lateError tells an open file of what was answered and cannot be written, unless that
+// was done. told is by what it is told: who has heard of it by a write, and makes that
+// once more, shall not believe the next fsync.
+func (fs *FS) lateError(f *file, told *atomic.Bool) fuse.Status {
+	if told.Load() {
+		return fuse.OK
+	}
+	if err := fs.behind.failure(f); err != nil && told.CompareAndSwap(false, true) {
+		fs.behind.told(f.node)
 		return lateErrno(err)
 	}
 	return fuse.OK
@@ -69,7 +76,8 @@ func (fs *FS) flushBehind(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status 
 			return errno(err)
 		}
 	}
-	if err := f.delayed.failure(); err != nil {
+	// Each time: a close may be that of a process which ends, and nobody hears.
+	if err := fs.behind.failure(f); err != nil {
 		return lateErrno(err)
 	}
 	return fuse.OK
@@ -87,6 +95,9 @@ func (fs *FS) fsyncBehind(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto
 			if err := fs.behind.settle(ctx, f.node); err != nil {
 				return errno(err)
 			}
+			if st := fs.lateError(f, &f.syncTold); !st.Ok() {
+				return st
+			}
 		}
 		return errno(rpc.Call(ctx, fs.peer, fsproto.Fsync, req, &fsproto.AttrRes{}))
 	}
@@ -100,8 +111,8 @@ func (fs *FS) fsyncBehind(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto
 			if err := fs.behind.settle(ctx, f.node); err != nil {
 				return errno(err)
 			}
-			if late := f.delayed.failure(); late != nil {
-				return lateErrno(late)
+			if st := fs.lateError(f, &f.syncTold); !st.Ok() {
+				return st
 			}
 		}
 		if len(after) == 0 || !errors.Is(err, syscall.ECANCELED) {

@@ -32,10 +32,9 @@ type Extra struct {
 	// Placed is the same when the call has its place on a stream: what is called later
 	// with the same Stream comes behind it.
 	Placed func(Dep)
-	// Stream, if not 0, is a number of the caller's choice: calls with the same one go
-	// over the same stream for payloads, as long as the connections stay the same. The
-	// other side reads them in order, so that one which waits for another (After) never
-	// takes the room that the other needs.
+	// Stream, if not 0, is a number of the caller's choice: the other side reads calls
+	// with the same one in order, so that one which waits for another (After) never takes
+	// the room that the other needs. See lane.
 	Stream uint32
 	// Left is called with the reply, a *Res, or the error of a call that failed with
 	// ErrLeft, once it has ended.
@@ -290,27 +289,34 @@ func (p *Peer) start(c *call) error {
 	c.tag = p.lastTag
 	putTag(c.head.b, c.tag)
 	p.calls[c.tag] = c
-	l := p.assign(c)
+	l, connected := p.assign(c), p.connected()
 	p.mu.Unlock()
 	if l != nil {
 		l.send(c.frame())
-		return nil
-	}
-	select {
-	case p.wanted <- struct{}{}:
-	default:
+	} else if !connected {
+		select {
+		case p.wanted <- struct{}{}:
+		default:
+		}
 	}
 	return nil
 }
 
+// connected reports whether calls can be sent. p.mu is held.
+func (p *Peer) connected() bool { return p.conn != nil && p.conn.ready }
+
 func putTag(head []byte, tag uint32) { binary.LittleEndian.PutUint32(head[8:], tag) }
 
-// assign picks the link for c and marks it as sent there. p.mu is held.
+// assign picks the link for c and marks it as sent there; nil: it has to wait. p.mu is
+// held.
 func (p *Peer) assign(c *call) *link {
-	if p.conn == nil || !p.conn.ready {
+	if !p.connected() {
 		return nil
 	}
-	l := p.conn.pick(p.cfg.Client, c.bulk, c.stream)
+	l := p.conn.place(c, p.cfg.Client)
+	if l == nil {
+		return nil
+	}
 	if c.slotted && !c.sent {
 		p.out.commit(c.dep)
 		if p.cfg.Slots != nil {
@@ -320,6 +326,49 @@ func (p *Peer) assign(c *call) *link {
 	c.link, c.sent = l, true
 	c.writing.enter()
 	return l
+}
+
+// lanes is how many streams of calls are told apart: those with the same remainder share a
+// lane.
+const lanes = 64
+
+// lane is where calls of a stream go. While one of them has no answer the others follow
+// it. If there is a better link by now, because connections have joined, they wait until
+// there is none on the old one.
+type lane struct {
+	link *link
+	n    int  // calls without an answer
+	held bool // others wait for these
+}
+
+// place returns the link for a call, nil if it has to wait. The peer's mu is held.
+func (c *conn) place(call *call, client bool) *link {
+	if call.stream == 0 {
+		return c.pick(client, call.bulk, 0)
+	}
+	a, to := &c.lanes[call.stream%lanes], c.pick(client, call.bulk, 1+call.stream%lanes)
+	if a.n > 0 && a.link != to {
+		a.held = true
+	}
+	if a.held {
+		return nil
+	}
+	a.link = to
+	a.n++
+	return to
+}
+
+// remove takes a call out of the table that has its answer, or is given up. p.mu is held.
+func (p *Peer) remove(c *call) {
+	delete(p.calls, c.tag)
+	if c.stream == 0 || c.link == nil {
+		return
+	}
+	a := &c.link.conn.lanes[c.stream%lanes]
+	if a.n--; a.n == 0 && a.held {
+		a.held = false
+		p.sendWaiting(func(w *call) bool { return w.stream != 0 && w.stream%lanes == c.stream%lanes })
+	}
 }
 
 // pick returns the link for a call. The peer's mu is held. A joined connection
@@ -358,23 +407,27 @@ func (p *Peer) resend(n *conn) {
 	n.ready = true
 	p.turns.Add(1)
 	p.stateChanged()
+	p.sendWaiting(func(*call) bool { return true })
+	p.mu.Unlock()
+}
+
+// sendWaiting sends those calls that are on no link, in the order in which they were made
+// and before any that comes later. p.mu is held.
+func (p *Peer) sendWaiting(these func(*call) bool) {
 	var waiting []*call
 	for _, c := range p.calls {
-		if c.link == nil {
+		if c.link == nil && these(c) {
 			waiting = append(waiting, c)
 		}
 	}
 	slices.SortFunc(waiting, func(a, b *call) int { return int(int32(a.tag - b.tag)) })
-	links, frames := make([]*link, len(waiting)), make([]frame, len(waiting))
-	for i, c := range waiting {
+	for _, c := range waiting {
 		if !c.deadline.IsZero() {
 			binary.LittleEndian.PutUint32(c.head.b[headerSize:], remaining(c.deadline))
 		}
-		links[i], frames[i] = p.assign(c), c.frame()
-	}
-	p.mu.Unlock()
-	for i, l := range links {
-		l.send(frames[i])
+		if l := p.assign(c); l != nil {
+			l.post(c.frame())
+		}
 	}
 }
 
@@ -425,7 +478,7 @@ func (p *Peer) abandon(ctx context.Context, c *call) (left bool, err error) {
 		forget := !begun && !filling
 		left := begun && !filling && (l == nil || leaving)
 		if forget {
-			delete(p.calls, c.tag)
+			p.remove(c)
 		}
 		held := len(c.data) > 0
 		if left {

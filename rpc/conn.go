@@ -35,6 +35,7 @@ type conn struct {
 	bulk    bool                    // the bulk stream is being opened or stands; guarded by peer.mu
 	ready   bool                    // calls may be sent; guarded by peer.mu
 	extra   []*link                 // joined connections; guarded by peer.mu
+	lanes   [lanes]lane             // by stream of calls; guarded by peer.mu
 	turn    atomic.Uint32           // picks among joined links
 	wg      sync.WaitGroup          // all goroutines of the connection
 	once    sync.Once

@@ -82,7 +82,7 @@ func (l *link) takeReply(h *header) error {
 		return err
 	}
 	c.kind, c.meta, c.n = h.kind, meta, h.payload()
-	delete(p.calls, h.tag)
+	p.remove(c)
 	c.finish(nil) // from here on the call is its caller's
 	return nil
 }

@@ -149,6 +149,7 @@ func (l *link) post(f frame) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
+		f.end()
 		return
 	}
 	l.enqueue(f)

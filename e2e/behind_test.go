@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // delaying is a world with a mount behind a proxy, which may stand still, and another
@@ -347,10 +345,7 @@ func TestDelayedErrors(t *testing.T) {
 		t.Log("not root: no disk of its own to fill")
 		return
 	}
-	d := newDelaying(t, func(w *world) {
-		must(t, unix.Mount("none", w.export, "tmpfs", 0, "size=2m"))
-		t.Cleanup(func() { must(t, unix.Unmount(w.export, unix.MNT_DETACH)) })
-	})
+	d := newDelaying(t, onDisk)
 	data := pattern(6 << 20)
 	for name, ask := range map[string]func(f *os.File) error{
 		"close": func(f *os.File) error { return f.Close() },
@@ -366,6 +361,8 @@ func TestDelayedErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := d.lost()
 			f := d.new("file")
+			d.space(2)
+			defer d.space(plenty)
 			d.stands(func() {
 				_, err := f.Write(data)
 				must(t, errors.Join(err, f.Chmod(0o640)))

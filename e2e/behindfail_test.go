@@ -19,28 +19,20 @@ import (
 // What happens to what is written behind when it cannot be written, or nobody is there any
 // more who would send it.
 
-// onDisk gives a world's export a disk of its own, of so many MiB. It is for root.
-func onDisk(mib int) func(w *world) {
-	return func(w *world) {
-		must(w.t, unix.Mount("none", w.export, "tmpfs", 0, fmt.Sprintf("size=%dm", mib)))
-		w.t.Cleanup(func() { must(w.t, unix.Unmount(w.export, unix.MNT_DETACH)) })
-	}
+// plenty is more than what a disk must have for the daemon to let changes be delayed, in
+// MiB.
+const plenty = 1024
+
+// onDisk gives a world's export a disk of its own with plenty of space. It is for root.
+func onDisk(w *world) {
+	must(w.t, unix.Mount("none", w.export, "tmpfs", 0, fmt.Sprintf("size=%dm", plenty)))
+	w.t.Cleanup(func() { must(w.t, unix.Unmount(w.export, unix.MNT_DETACH)) })
 }
 
-// fill leaves no space on the disk of the export.
-func (w *world) fill() (filler string) {
+// space gives that disk another size, in MiB.
+func (w *world) space(mib int) {
 	w.t.Helper()
-	filler = filepath.Join(w.export, "filler")
-	f, err := os.Create(filler)
-	must(w.t, err)
-	defer f.Close()
-	for err == nil {
-		_, err = f.Write(make([]byte, 64<<10))
-	}
-	if !errors.Is(err, syscall.ENOSPC) {
-		w.t.Fatal(err)
-	}
-	return filler
+	must(w.t, unix.Mount("none", w.export, "tmpfs", unix.MS_REMOUNT, fmt.Sprintf("size=%dm", mib)))
 }
 
 // startsWith checks that a file has at least so many bytes, all of them from the beginning
@@ -69,23 +61,22 @@ func TestDelayedFills(t *testing.T) {
 		t.Log("not root: no disk of its own to fill")
 		return
 	}
-	d := newDelaying(t, onDisk(16))
+	d := newDelaying(t, onDisk)
 	data := pattern(6 << 20)
 	for name, ask := range map[string]func(f *os.File) error{"close": (*os.File).Close, "fsync": (*os.File).Sync} {
 		t.Run(name, func(t *testing.T) {
 			f := d.new("file")
 			_, err := f.Write(data[:1<<20])
 			must(t, errors.Join(err, f.Sync()))
-			var filler string
 			d.stands(func() {
 				_, err := f.Write(data[1<<20:])
 				must(t, err)
-				filler = d.fill()
+				d.space(3)
 			})
 			told(t, name, ask(f), syscall.ENOSPC)
 			must(t, startsWith(filepath.Join(d.export, "file"), data, 1<<20))
 			must(t, startsWith(d.path("file"), data, 1<<20))
-			must(t, os.Remove(filler))
+			d.space(plenty)
 			if name == "close" {
 				f, err = os.OpenFile(d.path("file"), os.O_RDWR, 0)
 				must(t, err)
@@ -108,7 +99,7 @@ func TestDelayedTold(t *testing.T) {
 		t.Log("not root: no disk of its own to fill")
 		return
 	}
-	d := newDelaying(t, onDisk(2))
+	d := newDelaying(t, onDisk)
 	open := func(flags int) *os.File {
 		f, err := os.OpenFile(d.path("file"), flags, 0)
 		must(t, err)
@@ -118,6 +109,7 @@ func TestDelayedTold(t *testing.T) {
 	f := d.new("file")
 	second, reads := open(os.O_RDWR), open(os.O_RDONLY)
 	before, data := d.lost(), pattern(6<<20)
+	d.space(2)
 	d.stands(func() {
 		_, err := f.Write(data)
 		must(t, err)
@@ -145,6 +137,36 @@ func TestDelayedTold(t *testing.T) {
 	f = open(os.O_RDWR)
 	_, err = f.WriteAt([]byte("y"), 0)
 	must(t, errors.Join(err, f.Sync(), f.Close()))
+}
+
+// TestScarceSpaceDelaysNothing: who writes to a disk that is nearly full hears of it from
+// write, as on a local disk, and not from close.
+func TestScarceSpaceDelaysNothing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("not root: no disk of its own to fill")
+		return
+	}
+	needFUSE(t)
+	w := newWorld(t)
+	onDisk(w)
+	w.serve()
+	w.mount("/")
+	w.space(2)
+	for _, flags := range []int{os.O_CREATE | os.O_EXCL, os.O_TRUNC} {
+		f, err := os.OpenFile(w.path("file"), os.O_WRONLY|flags, 0o644)
+		must(t, err)
+		n, err := f.Write(pattern(6 << 20))
+		told(t, "write", err, syscall.ENOSPC)
+		if n == 0 || n > 2<<20 {
+			t.Errorf("%d bytes were written", n)
+		}
+		told(t, "fsync", f.Sync(), nil)
+		told(t, "close", f.Close(), nil)
+		must(t, startsWith(filepath.Join(w.export, "file"), pattern(6<<20), n))
+	}
+	if lost := w.lost(); lost != 0 {
+		t.Errorf("status tells of %d bytes that are lost", lost)
+	}
 }
 
 // TestDelayedWithdrawn: while writes are on their way, who sends them loses the right to.

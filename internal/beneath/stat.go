@@ -33,6 +33,11 @@ func (p *Path) Statfs() (fs unix.Statfs_t, err error) {
 	return fs, retry(func() error { return unix.Fstatfs(p.fd, &fs) })
 }
 
+// Statfs returns what statfs(2) tells about the file system that holds f.
+func (f *File) Statfs() (fs unix.Statfs_t, err error) {
+	return fs, retry(func() error { return unix.Fstatfs(f.fd, &fs) })
+}
+
 // Syncfs puts the file system that holds directory p on stable storage.
 func (p *Path) Syncfs() error {
 	f, err := p.OpenDir()

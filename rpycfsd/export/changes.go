@@ -209,7 +209,7 @@ func (c *change) entry(parent fsproto.Node, name string, what uint8) (n *node, k
 // grantAll gives leases on the nodes that a reply tells of, as they were since the
 // clock began.
 func (s *Session) grantAll(began uint64, changes bool, req, res any) {
-	g := granter{s: s, began: began, changes: changes}
+	g := granter{s: s, began: began, changes: changes, delay: s.e.spaceToDelay(req)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.e.leases.mu.Lock()
@@ -240,7 +240,7 @@ func (s *Session) grantAll(began uint64, changes bool, req, res any) {
 	case *fsproto.OpenRes:
 		req := req.(*fsproto.OpenReq)
 		g.give(req.Node, &res.Attr)
-		g.giveDelay(req.Node, req.Flags, &res.Attr)
+		g.giveDelay(req.Node, &res.Attr)
 	case *fsproto.LookupRes:
 		g.give(req.(*fsproto.LookupReq).Parent, &res.Parent)
 		if res.Exists {
@@ -249,9 +249,7 @@ func (s *Session) grantAll(began uint64, changes bool, req, res any) {
 	case *fsproto.CreateRes:
 		g.give(parentOf(req), &res.Parent)
 		g.give(res.Entry.Node, &res.Entry.Attr)
-		if req, ok := req.(*fsproto.CreateReq); ok {
-			g.giveDelay(res.Entry.Node, req.Flags, &res.Entry.Attr)
-		}
+		g.giveDelay(res.Entry.Node, &res.Entry.Attr)
 	case *fsproto.ReaddirRes:
 		if h := s.handles[req.(*fsproto.ReaddirReq).Handle]; h != nil {
 			g.give(h.r.main, &res.Dir)
@@ -369,6 +367,7 @@ type granter struct {
 	s       *Session
 	began   uint64
 	changes bool
+	delay   bool // who asks may delay changes
 }
 
 // give gives a lease, if it can be had, on a node that replies call by this number.
@@ -388,10 +387,9 @@ func (g *granter) hold(num fsproto.Node) {
 	}
 }
 
-// giveDelay gives the right to delay changes of a file, a lease on which was given, to
-// who has asked for it.
-func (g *granter) giveDelay(num fsproto.Node, flags uint32, a *fsproto.Attr) {
-	if flags&fsproto.OpenDelay == 0 || a.Lease == 0 || a.Lease&fsproto.LeaseBrief != 0 {
+// giveDelay gives the right to delay changes of a file, a lease on which was given.
+func (g *granter) giveDelay(num fsproto.Node, a *fsproto.Attr) {
+	if !g.delay || a.Lease == 0 || a.Lease&fsproto.LeaseBrief != 0 {
 		return
 	}
 	if entry := g.s.numbers[num]; entry != nil && g.s.e.leases.mayDelay(entry.r) {

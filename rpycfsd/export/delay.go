@@ -21,6 +21,28 @@ import (
 // death a program that opens the file would wait for lease-break-time, 45 s. Programs on
 // the server see what was delayed when it has arrived.
 
+// minSpace is the space for ordinary users below which nobody may delay changes, in bytes:
+// who writes a little on a full disk hears of it by write(2), and not by close(2), to which
+// few listen.
+const minSpace = 256 << 20
+
+// spaceToDelay reports whether a request asks for the right to delay changes, and there is
+// space for what they write.
+func (e *Export) spaceToDelay(req any) bool {
+	var flags uint32
+	switch req := req.(type) {
+	case *fsproto.OpenReq:
+		flags = req.Flags
+	case *fsproto.CreateReq:
+		flags = req.Flags
+	}
+	if flags&fsproto.OpenDelay == 0 {
+		return false
+	}
+	fs, err := e.rootDir.Statfs()
+	return err == nil && (fs.Blocks == 0 || fs.Bavail*uint64(fs.Bsize) >= minSpace) // without blocks it does not tell
+}
+
 // mayDelay gives the session of r, which has just got a lease on its node, the right to
 // delay changes of it, if it can be had. mu is held.
 func (l *leases) mayDelay(r *ref) bool {

@@ -222,6 +222,7 @@ func TestDelayedWithdrawn(t *testing.T) {
 					t.Errorf("%s: error %s", what, errno)
 				}
 			}
+			must(t, os.Chmod(filepath.Join(d.export, "file"), 0o644)) // for who is not root
 			kept, lost := 4<<20, uint64(4<<20)
 			if x.want == 0 {
 				kept, lost = 8<<20, 0

@@ -9,11 +9,11 @@ import (
 
 // TreeReq lists directories, from their beginning and with nodes and attributes, in the
 // order given. With Below each is followed by the directories in it, and so on. The first
-// one is told in part if it would be longer than First; the reply ends before the
-// directory that would make the others longer than Size.
+// one is told in part if it would be longer than First. The others are at most Size long;
+// one for which there is no room any more is passed over, with those below it.
 type TreeReq struct {
 	Dirs  []Node
-	First uint32 // bytes
+	First uint32 // bytes; 0: the first one is like the others
 	Size  uint32 // bytes; both together are at most MaxData
 	Below bool
 	Order uint8 // Tree…: of directories in one

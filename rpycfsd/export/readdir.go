@@ -107,10 +107,9 @@ func (l *listing) add(name beneath.Dirent) (full bool, err error) {
 	if len(l.res.Entries) == fsproto.MaxEntries {
 		return true, nil
 	}
-	const handles = fsproto.MaxFileHandle
-	room := fsproto.DirentSize(len(name.Name), l.entries, 0)
+	room := fsproto.DirentSize(len(name.Name), false, 0)
 	if l.entries {
-		room += handles
+		room = entryRoom(name)
 	}
 	if room > l.left {
 		return true, nil
@@ -124,6 +123,15 @@ func (l *listing) add(name beneath.Dirent) (full bool, err error) {
 	l.left -= fsproto.DirentSize(len(d.Name), d.Known, len(d.Entry.FileHandle))
 	l.res.Entries = append(l.res.Entries, d)
 	return false, nil
+}
+
+// entryRoom is how many bytes an entry with node and attributes takes at most.
+func entryRoom(name beneath.Dirent) int {
+	handle := handleHead + handleMAC
+	if name.Type == fsproto.ModeDir || name.Type == 0 {
+		handle = fsproto.MaxFileHandle // with the kernel's
+	}
+	return fsproto.DirentSize(len(name.Name), true, handle)
 }
 
 // describe adds node and attributes. An entry that has vanished, lies on another

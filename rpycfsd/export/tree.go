@@ -19,6 +19,9 @@ const (
 	aheadTime = 200 * time.Millisecond
 	// aheadCalls is how many of a session run at once; others wait.
 	aheadCalls = 8
+	// aheadSkips is how many directories too long for a reply are passed over before it
+	// ends.
+	aheadSkips = 8
 )
 
 // turn waits until the session may run one more of these calls. It ends with done.
@@ -32,18 +35,22 @@ func (s *Session) turn(ctx context.Context) (done func(), err error) {
 }
 
 // tree lists directories, and those below in the order in which who walks the tree comes
-// to them. The first one fails or is told in part as readdir would do it.
+// to them. The first one, if it is wanted in any case, fails or is told in part as readdir
+// would do it.
 func (s *Session) tree(c call, req *fsproto.TreeReq, res *fsproto.TreeRes) error {
 	done, err := s.turn(c.ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	left, until := int(req.First), time.Now().Add(aheadTime)
+	left, wanted, until := int(req.First), req.First > 0, time.Now().Add(aheadTime)
+	if !wanted {
+		left = int(req.Size)
+	}
 	next := slices.Clone(req.Dirs) // from the end
 	slices.Reverse(next)
 	listed := make(map[fsproto.Node]bool)
-	for first := true; len(next) > 0 && len(res.Dirs) < fsproto.MaxTree; first = false {
+	for first, skips := true, 0; len(next) > 0 && len(res.Dirs) < fsproto.MaxTree; first = false {
 		if !first && (time.Now().After(until) || c.ctx.Err() != nil) {
 			return nil
 		}
@@ -53,17 +60,20 @@ func (s *Session) tree(c call, req *fsproto.TreeReq, res *fsproto.TreeRes) error
 			continue // it is below another one
 		}
 		listed[dir.Node] = true
-		size, err := s.listWhole(&dir, left, first)
+		size, err := s.listWhole(&dir, left, first && wanted)
 		switch {
-		case err != nil && first:
+		case err != nil && first && wanted:
 			return err
 		case err != nil:
 			dir = fsproto.TreeDir{Node: dir.Node, Failed: true}
 			size = fsproto.TreeDirSize
 		case size == 0:
-			return nil
+			if skips++; skips == aheadSkips {
+				return nil
+			}
+			continue
 		}
-		if left -= size; first {
+		if left -= size; first && wanted {
 			left = int(req.Size)
 		}
 		res.Dirs = append(res.Dirs, dir)
@@ -141,7 +151,7 @@ func fits(f *beneath.File, left int) (bool, error) {
 			return err == nil, err
 		}
 		for _, name := range names {
-			left -= fsproto.DirentSize(len(name.Name), true, fsproto.MaxFileHandle)
+			left -= entryRoom(name)
 		}
 		if left < 0 || n+len(names) > fsproto.MaxEntries {
 			return false, nil

@@ -144,11 +144,17 @@ func TestTreeFirst(t *testing.T) {
 	fail(v, fsproto.Tree, fsproto.TreeReq{Dirs: []fsproto.Node{d1}, First: 10}, syscall.EINVAL)
 	res := do(v, fsproto.Tree, fsproto.TreeReq{Dirs: []fsproto.Node{d1, file, d0}, First: 4096, Size: 4096})
 	if len(res.Dirs) != 2 || !res.Dirs[0].End || len(res.Dirs[0].Entries) != 7 || !res.Dirs[1].Failed {
-		t.Errorf("%.200v", res.Dirs)
+		t.Errorf("%d directories: %+v", len(res.Dirs), res.Dirs[0].Dir)
 	}
 	res = do(v, fsproto.Tree, fsproto.TreeReq{Dirs: []fsproto.Node{d0, d1}, First: 4096, Size: 4096, Below: true})
 	if len(res.Dirs) != 1 || res.Dirs[0].End || len(res.Dirs[0].Entries) < 10 {
-		t.Fatalf("%.200v", res.Dirs)
+		t.Fatalf("%d directories", len(res.Dirs))
+	}
+	for _, dirs := range [][]fsproto.Node{{d0, d1}, {4711, d0, d1}} { // none of them is wanted more than the others
+		got := do(v, fsproto.Tree, fsproto.TreeReq{Dirs: dirs, Size: 4096}).Dirs
+		if last := len(got) - 1; last != len(dirs)-2 || got[last].Node != d1 || !got[last].End {
+			t.Errorf("of %v come %d", dirs, len(got))
+		}
 	}
 	names := map[string]bool{}
 	for _, e := range res.Dirs[0].Entries {

@@ -23,16 +23,20 @@ import (
 // nothing of it, and learns of opened directories late (late.go).
 //
 // Of what was fetched ahead in a walk no more is unused at any time than has been used
-// before, or firstAhead.
+// before, or firstAhead for each thread that waits.
 
 const (
-	// firstAhead is what may be fetched ahead when a walk has been seen, in bytes.
+	// firstAhead is what may be fetched ahead when a walk has been seen, in bytes, and
+	// firstCrowd how many threads may have so much.
 	firstAhead = 64 << 10
+	firstCrowd = 16
 	// listNow bounds the reply in which a directory comes that is wanted now, in bytes.
 	listNow = 256 << 10
 	// listAhead and least bound a call that nobody waits for, in bytes.
 	listAhead = 256 << 10
 	least     = 16 << 10
+	// leastMore is what a call brings at least beside the directory that is wanted.
+	leastMore = 1 << 10
 	// maxUnused and maxUnusedFiles bound what was fetched ahead in a walk and is not used,
 	// in bytes of listings and files.
 	maxUnused      = 4 << 20
@@ -101,7 +105,12 @@ type listing struct {
 }
 
 // fetching is a call that is under way.
-type fetching struct{ done chan struct{} }
+type fetching struct {
+	done   chan struct{}
+	walk   *walk
+	wanted fsproto.Node // the directory that comes in any case; 0: none does
+	asked  int          // bytes
+}
 
 // misses counts lookups of a directory that was not at hand.
 type misses struct {
@@ -146,7 +155,7 @@ func (a *ahead) on() bool { return a != nil && !a.off.Load() }
 // listNow lists a directory that is being opened. It reports whether it can be opened
 // without asking, and returns what is to be read from it first, if that is not kept.
 func (fs *FS) listNow(cancel <-chan struct{}, h *fuse.InHeader, dir fsproto.Node) (granted bool, begin *page, st fuse.Status) {
-	l, begin, st := fs.ahead.list(cancel, h, dir)
+	l, begin, st := fs.ahead.list(cancel, h, dir, false)
 	var lease uint64
 	switch {
 	case !st.Ok():
@@ -166,8 +175,8 @@ func (fs *FS) listNow(cancel <-chan struct{}, h *fuse.InHeader, dir fsproto.Node
 	return granted, begin, fuse.OK
 }
 
-// listingOf returns the listing of a directory that is being visited, if it is at hand.
-func (a *ahead) listingOf(dir fsproto.Node) *listing {
+// listingOf returns the listing of a directory that a thread visits, if it is at hand.
+func (a *ahead) listingOf(dir fsproto.Node, thread uint32) *listing {
 	if a == nil {
 		return nil
 	}
@@ -177,7 +186,7 @@ func (a *ahead) listingOf(dir fsproto.Node) *listing {
 	switch {
 	case l == nil:
 	case a.good(l):
-		a.visit(l)
+		a.visit(l, thread)
 	default:
 		gone, l = a.remove(l), nil
 	}
@@ -186,16 +195,17 @@ func (a *ahead) listingOf(dir fsproto.Node) *listing {
 	return l
 }
 
-// visit notes that somebody has come to a directory. mu is held.
-func (a *ahead) visit(l *listing) {
+// visit notes that a thread has come to a directory. mu is held.
+func (a *ahead) visit(l *listing, thread uint32) {
 	now := time.Now()
 	w := l.walk
-	last := w.at
-	w.at, w.last, a.last = l.node, now, now
+	c := w.of(thread)
+	last := c.at
+	c.at, w.last, a.last = l.node, now, now
 	if l.visited {
 		return
 	}
-	a.learnOrder(w, last, w.at)
+	a.learnOrder(w, last, c.at)
 	l.visited = true
 	w.visits++
 	if len(w.visited) >= maxVisited {
@@ -227,34 +237,42 @@ func (a *ahead) served(l *listing) {
 
 // list returns the listing of a directory that is wanted now; if it is too long or there is
 // no lease on it, its beginning or all of it as a page, whose references are the caller's.
-func (a *ahead) list(cancel <-chan struct{}, h *fuse.InHeader, dir fsproto.Node) (l *listing, begin *page, st fuse.Status) {
-	for range 2 { // a call that is under way may not come to it
-		if l := a.listingOf(dir); l != nil {
+// It is read, or a name looked up in it.
+func (a *ahead) list(cancel <-chan struct{}, h *fuse.InHeader, dir fsproto.Node, looking bool) (l *listing, begin *page, st fuse.Status) {
+	for first := true; ; first = false {
+		if l := a.listingOf(dir, h.Pid); l != nil {
 			return l, nil, fuse.OK
 		}
 		a.mu.Lock()
 		f := a.pending[dir]
-		a.mu.Unlock()
-		if f == nil {
+		if f == nil || !first && f.wanted != dir { // the last one did not come to it
 			break
 		}
+		a.mu.Unlock()
 		if st := a.await(cancel, h, f); !st.Ok() {
 			return nil, nil, st
 		}
 	}
-	a.mu.Lock()
 	w := a.walkOf(dir)
+	w.wait()
+	c := w.of(h.Pid)
 	req := fsproto.TreeReq{Dirs: []fsproto.Node{dir}, First: listNow, Order: w.order}
+	asked := 0
+	if looking {
+		asked = w.typical()
+	}
 	if w.visits > 0 {
-		last := w.at
-		w.at = dir
-		a.learnOrder(w, last, w.at)
-		if size := min(w.lists.left(maxUnused), firstAhead); size >= least {
-			req.Dirs = append(req.Dirs, a.next(w, a.perCall(w, size))...)
+		last := c.at
+		c.at = dir
+		a.learnOrder(w, last, c.at)
+		// Another part comes on other connections, or for who else waits.
+		if size := min(w.left()/(w.crowd+1), listAhead); size >= leastMore {
+			req.Dirs = append(req.Dirs, a.next(w, size)...)
 			req.Size, req.Below = uint32(size), true
+			asked += size
 		}
 	}
-	f := a.begin(w, &req)
+	f := a.begin(w, &req, asked)
 	a.fetchAhead(w)
 	a.mu.Unlock()
 
@@ -264,10 +282,17 @@ func (a *ahead) list(cancel <-chan struct{}, h *fuse.InHeader, dir fsproto.Node)
 	defer ctx.end()
 	err := callAs(ctx, a.fs, h, fsproto.Tree, &req, res)
 	begin, st = a.finish(w, &req, res, clock, f, err)
+	a.mu.Lock()
+	w.done()
+	if begin != nil && !looking {
+		w.lists.used += begin.size
+		a.status.BytesUsed += uint64(begin.size)
+	}
+	a.mu.Unlock()
 	if !st.Ok() || begin != nil {
 		return nil, begin, st
 	}
-	return a.listingOf(dir), nil, fuse.OK
+	return a.listingOf(dir, h.Pid), nil, fuse.OK
 }
 
 // await waits for a call that is under way, on behalf of a request.
@@ -275,6 +300,14 @@ func (a *ahead) await(cancel <-chan struct{}, h *fuse.InHeader, f *fetching) fus
 	ctx := a.fs.begin(cancel, h, &fsproto.Tree.Info, 0)
 	defer ctx.end()
 	a.fs.calling(h)
+	a.mu.Lock()
+	f.walk.wait()
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		f.walk.done()
+		a.mu.Unlock()
+	}()
 	select {
 	case <-f.done:
 		return fuse.OK
@@ -283,13 +316,16 @@ func (a *ahead) await(cancel <-chan struct{}, h *fuse.InHeader, f *fetching) fus
 	}
 }
 
-// begin notes what a call asks for. mu is held.
-func (a *ahead) begin(w *walk, req *fsproto.TreeReq) *fetching {
-	f := &fetching{done: make(chan struct{})}
+// begin notes what a call asks for, which is so many bytes. mu is held.
+func (a *ahead) begin(w *walk, req *fsproto.TreeReq, asked int) *fetching {
+	f := &fetching{done: make(chan struct{}), walk: w, asked: asked}
+	if req.First > 0 {
+		f.wanted = req.Dirs[0]
+	}
 	for _, dir := range req.Dirs {
 		a.pending[dir] = f
 	}
-	w.lists.asked += int(req.Size)
+	w.lists.asked += asked
 	return f
 }
 
@@ -299,8 +335,8 @@ func (a *ahead) prepare() (res *fsproto.TreeRes, clock uint64, end func()) {
 	return new(fsproto.TreeRes), a.fs.nodes.clock.read(), a.fs.naming.begin()
 }
 
-// finish takes the reply to a call. If the first directory came in part or without a
-// lease, that is a page, whose references are the caller's.
+// finish takes the reply to a call. If the first directory was wanted, and came in part or
+// without a lease, that is a page, whose references are the caller's.
 func (a *ahead) finish(w *walk, req *fsproto.TreeReq, res *fsproto.TreeRes, clock uint64, f *fetching, err error) (begin *page, st fuse.Status) {
 	if errors.Is(err, rpc.ErrNoMethod) {
 		a.off.Store(true)
@@ -311,10 +347,14 @@ func (a *ahead) finish(w *walk, req *fsproto.TreeReq, res *fsproto.TreeRes, cloc
 	st = errno(err)
 	now := time.Now()
 	var gone []fsproto.Node
+	sizes := make([]int, len(res.Dirs))
 	if st.Ok() {
 		for i := range res.Dirs {
+			sizes[i] = fsproto.TreeDirSize
 			for j := range res.Dirs[i].Entries {
-				if e := &res.Dirs[i].Entries[j]; e.Known {
+				e := &res.Dirs[i].Entries[j]
+				sizes[i] += fsproto.DirentSize(len(e.Name), e.Known, len(e.Entry.FileHandle))
+				if e.Known {
 					a.fs.nodes.note(&e.Entry, res.Dirs[i].Node, e.Name)
 					e.Entry.FileHandle = nil // the table has a copy
 				}
@@ -323,22 +363,30 @@ func (a *ahead) finish(w *walk, req *fsproto.TreeReq, res *fsproto.TreeRes, cloc
 		a.fs.trimmer.check()
 	}
 	a.mu.Lock()
-	w.lists.asked -= int(req.Size)
+	w.lists.asked -= f.asked
 	for _, dir := range req.Dirs {
 		if a.pending[dir] == f {
 			delete(a.pending, dir)
 		}
 	}
+	if st.Ok() {
+		w.passedOver(req, res)
+	}
 	for i := range res.Dirs {
 		d := &res.Dirs[i]
+		if !st.Ok() {
+			break
+		}
+		w.lists.fetched += sizes[i]
+		a.status.Dirs++
+		a.status.Bytes += uint64(sizes[i])
 		switch {
-		case !st.Ok():
 		case d.Failed:
 			w.visited[d.Node] = true // not to be asked for again
 		case d.End && a.fs.leases.valid(d.Node, d.Dir.Lease):
-			gone = append(gone, a.put(w, d, clock, now)...)
-		case i == 0:
-			begin = &page{entries: d.Entries, end: d.End, plus: true, clock: clock, fetched: now, lease: d.Dir.Lease}
+			gone = append(gone, a.put(w, d, sizes[i], clock, now)...)
+		case i == 0 && req.First > 0:
+			begin = &page{entries: d.Entries, end: d.End, plus: true, clock: clock, fetched: now, lease: d.Dir.Lease, size: sizes[i]}
 		default:
 			w.visited[d.Node] = true
 			gone = append(gone, known(d.Entries)...)
@@ -386,23 +434,19 @@ func known(entries []fsproto.Dirent) (nodes []fsproto.Node) {
 	return nodes
 }
 
-// put keeps a listing, and returns the nodes of those that it displaces. mu is held.
-func (a *ahead) put(w *walk, d *fsproto.TreeDir, clock uint64, now time.Time) (gone []fsproto.Node) {
+// put keeps a listing that takes size bytes, and returns the nodes of those that it
+// displaces. mu is held.
+func (a *ahead) put(w *walk, d *fsproto.TreeDir, size int, clock uint64, now time.Time) (gone []fsproto.Node) {
 	if old := a.dirs[d.Node]; old != nil {
 		gone = a.remove(old)
 	}
 	l := &listing{
 		node: d.Node, dir: d.Dir, entries: d.Entries, names: make(map[string]int, len(d.Entries)),
-		size: fsproto.TreeDirSize, clock: clock, fetched: now, walk: w,
+		size: size, clock: clock, fetched: now, walk: w,
 	}
 	for i := range l.entries {
-		e := &l.entries[i]
-		l.names[e.Name] = i
-		l.size += fsproto.DirentSize(len(e.Name), e.Known, 0)
+		l.names[l.entries[i].Name] = i
 	}
-	w.lists.fetched += l.size
-	a.status.Dirs++
-	a.status.Bytes += uint64(l.size)
 	a.dirs[l.node] = l
 	l.at = a.order.PushFront(l)
 	for a.size += l.size; a.size > maxListed && a.order.Len() > 1; {

@@ -142,6 +142,32 @@ func TestAheadOne(t *testing.T) {
 	}
 }
 
+// TestAheadVain: who looks for names that are not there in a directory that was listed asks
+// once.
+func TestAheadVain(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w := newWorld(t)
+	w.makeForest(3)
+	w.mount("/")
+	w.walk(w.point, "ls dir1 >/dev/null")
+	before := w.status()
+	w.walk(w.point, "for n in a b c d e f; do test ! -e dir1/$n; done")
+	if n, each := made(before, w.status()); n > 1 {
+		t.Errorf("calls:%s", each)
+	}
+	w.ok(os.WriteFile(w.point+"/dir1/b", []byte("own"), 0o644))
+	w.ok(os.WriteFile(w.export+"/dir1/c", []byte("the server's"), 0o644))
+	for _, name := range []string{"b", "c"} {
+		for _, err := os.Stat(w.point + "/dir1/" + name); err != nil; _, err = os.Stat(w.point + "/dir1/" + name) {
+			if name == "b" || t.Context().Err() != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // TestAheadSeek: where data and holes are in a file that was read ahead costs no call, if
 // it has none.
 func TestAheadSeek(t *testing.T) {

@@ -54,7 +54,7 @@ func (fs *FS) readNow(cancel <-chan struct{}, h *fuse.InHeader, id fsproto.Node,
 		return false
 	}
 	for range 2 { // a call that is under way may not come to it
-		if c := a.contentOf(id); c != nil {
+		if c := a.contentOf(id, h.Pid); c != nil {
 			return a.grant(c)
 		}
 		f := a.readingOf(id)
@@ -67,10 +67,10 @@ func (fs *FS) readNow(cancel <-chan struct{}, h *fuse.InHeader, id fsproto.Node,
 	}
 	attr, here := fs.attrHere(id)
 	if s := fs.nodes.seen(id); !here || fs.behind.busy(id) || attr.Type() != fsproto.ModeRegular || attr.Size > maxNow || s.reads != s.dropped || fs.nodes.changedSince(id, 0) {
-		a.opened(id) // it is too long, or the kernel may have it, as it was read or written
+		a.opened(id, h.Pid) // it is too long, or the kernel may have it, as it was read or written
 		return false
 	}
-	w, req, f := a.beginNow(id, attr.Size)
+	w, req, f := a.beginNow(id, attr.Size, h.Pid)
 	res, clock, end := new(fsproto.ReadfileRes), fs.nodes.clock.read(), fs.naming.begin()
 	defer end()
 	wanted := a.wants(req)
@@ -78,13 +78,13 @@ func (fs *FS) readNow(cancel <-chan struct{}, h *fuse.InHeader, id fsproto.Node,
 	defer ctx.end()
 	err := callAs(ctx, fs, h, fsproto.Readfile, req, res)
 	a.finishRead(w, req, res, wanted, clock, f, err)
-	c := a.contentOf(id)
+	c := a.contentOf(id, h.Pid)
 	return c != nil && a.grant(c)
 }
 
-// contentOf returns what was read of a file, if it is still so, and notes that it is being
-// opened.
-func (a *ahead) contentOf(id fsproto.Node) *content {
+// contentOf returns what was read of a file, if it is still so, and notes that a thread is
+// opening it.
+func (a *ahead) contentOf(id fsproto.Node, thread uint32) *content {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := a.files[id]
@@ -95,7 +95,7 @@ func (a *ahead) contentOf(id fsproto.Node) *content {
 		a.removeFile(c)
 		return nil
 	}
-	a.openedLocked(id)
+	a.openedLocked(id, thread)
 	return c
 }
 
@@ -144,16 +144,16 @@ func (fs *FS) seekHere(in *fuse.LseekIn) (off int64, here bool) {
 	return int64(a.Size), true
 }
 
-// opened notes that a file was opened for reading.
-func (a *ahead) opened(id fsproto.Node) {
+// opened notes that a thread has opened a file for reading.
+func (a *ahead) opened(id fsproto.Node, thread uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.openedLocked(id)
+	a.openedLocked(id, thread)
 }
 
 // openedLocked is opened with mu held. It returns the walk that the file belongs to, nil
 // if its directory is not at hand.
-func (a *ahead) openedLocked(id fsproto.Node) *walk {
+func (a *ahead) openedLocked(id fsproto.Node, thread uint32) *walk {
 	parent, name := a.fs.nodes.placeOf(id)
 	l := a.dirs[parent]
 	if l == nil || !a.good(l) {
@@ -175,13 +175,14 @@ func (a *ahead) openedLocked(id fsproto.Node) *walk {
 		w.read = make(map[fsproto.Node]bool)
 	}
 	w.read[id] = true
-	if w.fileIn == parent && w.file < len(l.entries) {
-		w.learn(l, w.file, i)
-	} else if w.fileIn != parent {
-		a.learnOrder(w, w.fileIn, parent)
+	c := w.of(thread)
+	if c.fileIn == parent && c.file < len(l.entries) {
+		w.learn(l, c.file, i)
+	} else if c.fileIn != parent {
+		a.learnOrder(w, c.fileIn, parent)
 	}
 	w.opens++
-	w.fileIn, w.file, w.lastFile, w.last = parent, i, now, now
+	c.fileIn, c.file, w.lastFile, w.last = parent, i, now, now
 	a.readAhead(w)
 	return w
 }
@@ -189,7 +190,7 @@ func (a *ahead) openedLocked(id fsproto.Node) *walk {
 // readAhead begins calls that nobody waits for, as many as a walk is good for. mu is held.
 func (a *ahead) readAhead(w *walk) {
 	for w.opens > 1 && a.under < maxUnder && !a.stopped && !a.off.Load() {
-		size := min(w.files.left(maxUnusedFiles), listAhead)
+		size := min(w.files.left(firstAhead, maxUnusedFiles), listAhead)
 		if size < min(max(least, w.files.used/4), listAhead) {
 			return
 		}
@@ -205,14 +206,14 @@ func (a *ahead) readAhead(w *walk) {
 }
 
 // beginNow notes a call for a file that is being opened, and for those that come next.
-func (a *ahead) beginNow(id fsproto.Node, size uint64) (w *walk, req *fsproto.ReadfileReq, f *fetching) {
+func (a *ahead) beginNow(id fsproto.Node, size uint64, thread uint32) (w *walk, req *fsproto.ReadfileReq, f *fetching) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	req = &fsproto.ReadfileReq{Parts: []fsproto.FilePart{{Node: id, Size: uint32(size)}}}
-	w = a.openedLocked(id)
+	w = a.openedLocked(id, thread)
 	if w == nil {
 		w = new(walk)
-	} else if w.opens > 1 && w.files.left(maxUnusedFiles) >= firstAhead {
+	} else if w.opens > 1 && w.files.left(firstAhead, maxUnusedFiles) >= firstAhead {
 		req.Parts = append(req.Parts, a.nextFiles(w, firstAhead)...)
 	}
 	return w, req, a.beginRead(w, req)
@@ -220,7 +221,7 @@ func (a *ahead) beginNow(id fsproto.Node, size uint64) (w *walk, req *fsproto.Re
 
 // beginRead notes what a call asks for. mu is held.
 func (a *ahead) beginRead(w *walk, req *fsproto.ReadfileReq) *fetching {
-	f := &fetching{done: make(chan struct{})}
+	f := &fetching{done: make(chan struct{}), walk: w}
 	for _, p := range req.Parts {
 		a.reading[p.Node] = f
 		w.files.asked += int(p.Size) + fileCost
@@ -345,8 +346,8 @@ func (a *ahead) readKept(id fsproto.Node) {
 	a.readAhead(c.walk)
 }
 
-// nextFiles returns files of so many bytes together that a walk is about to come to, and
-// that are neither at hand nor asked for. It goes no further than to a directory that is
+// nextFiles returns files of so many bytes together that the thread that moved last in a
+// walk is about to come to, and that are neither at hand nor asked for. It goes no further than to a directory that is
 // not at hand. mu is held.
 func (a *ahead) nextFiles(w *walk, size int) (parts []fsproto.FilePart) {
 	passed, full := 0, false
@@ -356,7 +357,7 @@ func (a *ahead) nextFiles(w *walk, size int) (parts []fsproto.FilePart) {
 			return
 		}
 		cost := int(length) + fileCost
-		if len(parts) > 0 && (cost > size || len(parts) == maxFilesPerCall) || cost > max(size, w.files.left(maxUnusedFiles)) {
+		if len(parts) > 0 && (cost > size || len(parts) == maxFilesPerCall) || cost > max(size, w.files.left(firstAhead, maxUnusedFiles)) {
 			full = true
 			return
 		}
@@ -382,7 +383,7 @@ func (a *ahead) nextFiles(w *walk, size int) (parts []fsproto.FilePart) {
 			}
 		}
 	}
-	at, from := w.fileIn, w.file
+	at, from := w.latest.fileIn, w.latest.file
 	for !full {
 		l := a.dirs[at]
 		if l == nil || from >= len(l.entries) {

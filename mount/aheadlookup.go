@@ -1,6 +1,8 @@
 package mount
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -23,14 +25,14 @@ func (fs *FS) lookupHere(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 	if a == nil {
 		return false
 	}
-	f, ok := a.find(parent, name)
+	f, ok := a.find(parent, name, h.Pid)
 	if !ok && a.missed(parent) {
-		_, begin, _ := a.list(cancel, h, parent)
+		_, begin, _ := a.list(cancel, h, parent, true)
 		if begin != nil { // too long
 			a.forget(known(begin.entries))
 			a.avoid(parent)
 		}
-		f, ok = a.find(parent, name)
+		f, ok = a.find(parent, name, h.Pid)
 	}
 	if !ok {
 		return false
@@ -52,7 +54,7 @@ func (fs *FS) lookupHere(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 // find looks a name up in the listing of its directory. It does not know where that is
 // not at hand, where the kernel would not be allowed to believe it, or where the node's
 // attributes are not good any more.
-func (a *ahead) find(parent fsproto.Node, name string) (f found, ok bool) {
+func (a *ahead) find(parent fsproto.Node, name string, thread uint32) (f found, ok bool) {
 	fs := a.fs
 	a.mu.Lock()
 	l := a.dirs[parent]
@@ -75,10 +77,10 @@ func (a *ahead) find(parent fsproto.Node, name string) (f found, ok bool) {
 	if !exists {
 		// What a program on the server has just made is not told of yet. Who walks a tree
 		// looks for what is never there in each directory that he is in.
-		if fs.negativeTimeout <= 0 || l.walk.visits < 2 || l.walk.at != l.node || time.Since(l.walk.last) > missesEnd {
+		if fs.negativeTimeout <= 0 || l.walk.visits < 2 || l.walk.of(thread).at != l.node || time.Since(l.walk.last) > missesEnd {
 			return f, false
 		}
-		a.visit(l)
+		a.visit(l, thread)
 		return f, true
 	}
 	e := &l.entries[i]
@@ -104,10 +106,25 @@ func (a *ahead) find(parent fsproto.Node, name string) (f found, ok bool) {
 		return f, false
 	}
 	f.entry = &entry
-	a.visit(l)
-	a.use(l, fsproto.DirentSize(len(name), true, 0))
+	a.visit(l, thread)
+	a.use(l, (l.size-fsproto.TreeDirSize)/len(l.entries))
+	l.walk.looked++
 	a.fetchAhead(l.walk)
 	return f, true
+}
+
+// namesOf returns the names in a directory whose listing is at hand, and the lease on it.
+func (a *ahead) namesOf(dir fsproto.Node) (lease uint64, names []string, ok bool) {
+	if a == nil {
+		return 0, nil, false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.dirs[dir]
+	if !a.good(l) {
+		return 0, nil, false
+	}
+	return l.dir.Lease, slices.Collect(maps.Keys(l.names)), true
 }
 
 // attrOf returns the attributes of a directory whose listing is at hand, and the clock
@@ -139,7 +156,7 @@ func (fs *FS) stillGood(id fsproto.Node, a *fsproto.Attr, clock uint64) bool {
 
 // missed notes a lookup in a directory whose listing is not at hand, and reports whether
 // it is to be asked for: it is on its way, the directory is one of those that are being
-// visited, or many names are looked up that we are not about to make.
+// walked through, or many names are looked up that we are not about to make.
 func (a *ahead) missed(dir fsproto.Node) bool {
 	if a.off.Load() {
 		return false
@@ -157,12 +174,13 @@ func (a *ahead) missed(dir fsproto.Node) bool {
 	if m != nil && now.Before(m.shun) {
 		return false
 	}
+	w := a.walkOf(dir)
 	if m == nil || now.Sub(m.last) > missesEnd {
 		if m == nil && len(a.misses) >= maxMisses {
 			clear(a.misses)
 		}
 		m = &misses{clock: clock, need: listAfter}
-		if w := a.walkOf(dir); w.visits > 1 && now.Sub(w.last) < missesEnd {
+		if (w.visits > 1 || w.looked >= listAfter) && now.Sub(w.last) < missesEnd {
 			m.need = 1
 		}
 		a.misses[dir] = m

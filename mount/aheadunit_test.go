@@ -31,7 +31,9 @@ func aheadFS(t testing.TB) *FS {
 // nodes are numbered from first on, and whose inodes from 1000 downwards.
 func (a *ahead) listed(w *walk, dir, first fsproto.Node, lease uint64, names ...string) *listing {
 	d := fsproto.TreeDir{Node: dir, End: true, Dir: fsproto.Attr{Mode: fsproto.ModeDir, Lease: lease}}
+	size := fsproto.TreeDirSize
 	for i, name := range names {
+		size += fsproto.DirentSize(len(name), true, 0)
 		e := entry(first+fsproto.Node(i), 1)
 		e.Attr.Mode, e.Attr.Size, e.Attr.Lease = fsproto.ModeRegular, 100, lease
 		if n := len(name) - 1; name[n] == '/' {
@@ -41,14 +43,12 @@ func (a *ahead) listed(w *walk, dir, first fsproto.Node, lease uint64, names ...
 		d.Entries = append(d.Entries, fsproto.Dirent{Name: name, Cookie: uint64(i + 1), Ino: uint64(1000 - i), Known: true, Entry: *e})
 	}
 	a.mu.Lock()
-	gone := a.put(w, &d, a.fs.nodes.clock.read(), time.Now())
+	gone := a.put(w, &d, size, a.fs.nodes.clock.read(), time.Now())
 	l := a.dirs[dir]
 	a.mu.Unlock()
 	a.forget(gone)
 	return l
 }
-
-func newWalk() *walk { return &walk{visited: make(map[fsproto.Node]bool)} }
 
 // TestMeter: whatever is asked for within what is left, at most half of it is in vain.
 func TestMeter(t *testing.T) {
@@ -56,7 +56,7 @@ func TestMeter(t *testing.T) {
 		var m meter
 		const most = 1 << 20
 		for range 100 {
-			if left := m.left(most); left > 0 && rapid.Bool().Draw(t, "fetch") {
+			if left := m.left(firstAhead, most); left > 0 && rapid.Bool().Draw(t, "fetch") {
 				m.fetched += rapid.IntRange(1, left).Draw(t, "bytes")
 			} else if unused := m.fetched - m.used; unused > 0 {
 				m.used += rapid.IntRange(0, unused).Draw(t, "used")
@@ -101,16 +101,16 @@ func TestNext(t *testing.T) {
 	a.listed(w, 13, 30, 5, "p/", "q/")                 // 30, 31
 	a.pending[31], w.visited[10] = new(fetching), true // 31 is under way
 	for order, want := range [][]fsproto.Node{{20, 21, 30, 14}, {20, 21, 14, 30}, {14, 30, 21, 20}} {
-		w.at, w.order = 11, uint8(order)
+		w.of(1).at, w.order = 11, uint8(order)
 		if w.order == fsproto.TreeByInode {
-			w.at = 1
+			w.of(1).at = 1
 		}
-		if got := a.next(w, 10); !slices.Equal(got, want) {
+		if got := a.nextOf(w, w.latest, 10, 1<<20, nil); !slices.Equal(got, want) {
 			t.Errorf("order %d: %v, want %v", order, got, want)
 		}
 	}
-	w.at, w.order = 11, 0
-	if got := a.next(w, 3); !slices.Equal(got, []fsproto.Node{20, 21, 30}) {
+	w.of(1).at, w.order = 11, 0
+	if got := a.nextOf(w, w.latest, 3, 1<<20, nil); !slices.Equal(got, []fsproto.Node{20, 21, 30}) {
 		t.Errorf("the first three: %v", got)
 	}
 }
@@ -127,7 +127,8 @@ func TestNextFiles(t *testing.T) {
 		}
 		return list
 	}
-	w.fileIn, w.file, w.follows[0] = 1, 0, 4
+	c := w.of(1)
+	c.fileIn, c.file, w.follows[0] = 1, 0, 4
 	if got := nodes(a.nextFiles(w, 1<<20)); !slices.Equal(got, []fsproto.Node{20, 21, 12}) {
 		t.Errorf("%v", got)
 	}
@@ -138,7 +139,7 @@ func TestNextFiles(t *testing.T) {
 	if got := nodes(a.nextFiles(w, 2*(100+fileCost))); len(got) != 2 {
 		t.Errorf("%v for the bytes of two", got)
 	}
-	w.fileIn, w.file, w.follows[0] = 11, 1, -3 // in no order
+	c.fileIn, c.file, w.follows[0] = 11, 1, -3 // in no order
 	if got := nodes(a.nextFiles(w, 1<<20)); !slices.Contains(got, 20) {
 		t.Errorf("%v", got)
 	}
@@ -170,11 +171,11 @@ func TestAheadBounded(t *testing.T) {
 func TestAheadLookup(t *testing.T) {
 	fs := aheadFS(t)
 	a, w := fs.ahead, newWalk()
-	w.visits, w.last, w.at = 2, time.Now(), 1
+	w.visits, w.last, w.of(1).at = 2, time.Now(), 1
 	again := func() { a.listed(w, 1, 10, 5, "a", "b") }
 	finds := func(what, name string, want fsproto.Node, ok bool) {
 		t.Helper()
-		f, found := a.find(1, name)
+		f, found := a.find(1, name, 1)
 		var got fsproto.Node
 		if f.entry != nil {
 			got = f.entry.Node
@@ -190,9 +191,9 @@ func TestAheadLookup(t *testing.T) {
 	finds("listed", "c", 0, true)
 	w.visits = 1
 	finds("no walk", "c", 0, false)
-	w.visits, w.at = 2, 7
+	w.visits, w.of(1).at = 2, 7
 	finds("the walk is elsewhere", "c", 0, false)
-	w.at = 1
+	w.of(1).at = 1
 	fs.nodes.touch(11)
 	finds("the node was changed from here", "b", 0, false)
 	finds("another one", "a", 10, true)

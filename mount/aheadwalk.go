@@ -11,27 +11,96 @@ import (
 
 // How a walk goes, and what it is likely to come to next.
 
-// walk is a series of directories that somebody visits one after the other. It is guarded
-// by ahead.mu.
+// walk is a series of directories that somebody visits one after the other, or several
+// threads each of which goes through a part. It is guarded by ahead.mu.
 type walk struct {
 	visits  int
-	at      fsproto.Node // the last
-	last    time.Time    // when that was
+	looked  int       // names that were looked up
+	last    time.Time // when somebody came to a directory or file
 	visited map[fsproto.Node]bool
+	passed  map[fsproto.Node]int    // that took more than so many bytes
+	cursors map[uint32]*cursor      // by thread
+	latest  *cursor                 // the one that moved last
+	waiting int                     // requests that wait for directories
+	crowd   int                     // how many did at once lately
 	order   uint8                   // in which it goes, as far as that is known
 	follows [fsproto.TreeOrders]int // how often a step was in that order lately, less how often it was not
 	lists   meter
 
-	opens    int          // files that were opened for reading one after the other
-	fileIn   fsproto.Node // the directory of the last one
-	file     int          // and its index there
+	opens    int // files that were opened for reading one after the other
 	lastFile time.Time
 	read     map[fsproto.Node]bool // that were opened, or cannot be read ahead
 	files    meter
 }
 
-// maxVisited bounds the directories that a walk remembers.
-const maxVisited = 1 << 16
+// cursor is where one thread of those that walk is.
+type cursor struct {
+	at     fsproto.Node // the last directory
+	fileIn fsproto.Node // the directory of the last file that it opened
+	file   int          // and its index there
+}
+
+const (
+	// maxVisited bounds the directories that a walk remembers.
+	maxVisited = 1 << 16
+	// maxPerCall bounds the directories that a call asks for.
+	maxPerCall = 128
+	// maxAbove bounds how far above a directory a walk may have begun that it belongs to.
+	maxAbove = 16
+	// maxCursors bounds the threads that it remembers.
+	maxCursors = 64
+)
+
+func newWalk() *walk {
+	return &walk{visited: make(map[fsproto.Node]bool), passed: make(map[fsproto.Node]int), cursors: make(map[uint32]*cursor)}
+}
+
+// of returns the cursor of a thread. Who is new comes from where the walk was last: often
+// each directory is visited by a process of its own.
+func (w *walk) of(thread uint32) *cursor {
+	c := w.cursors[thread]
+	if c == nil {
+		if len(w.cursors) >= maxCursors {
+			clear(w.cursors)
+		}
+		c = new(cursor)
+		if w.latest != nil {
+			*c = *w.latest
+		}
+		w.cursors[thread] = c
+	}
+	w.latest = c
+	return c
+}
+
+// passedOver notes which directories were too long for a reply: those asked for that are
+// not in it, before the last one that is.
+func (w *walk) passedOver(req *fsproto.TreeReq, res *fsproto.TreeRes) {
+	if len(w.passed) >= maxVisited {
+		clear(w.passed)
+	}
+	came := make(map[fsproto.Node]bool, len(res.Dirs))
+	for i := range res.Dirs {
+		came[res.Dirs[i].Node] = true
+	}
+	last := len(req.Dirs) - 1
+	for last > 0 && !came[req.Dirs[last]] {
+		last--
+	}
+	for _, dir := range req.Dirs[:last+1] {
+		if !came[dir] {
+			w.passed[dir] = int(req.Size)
+		}
+	}
+}
+
+// wait notes that a request begins to wait for a directory, and done that it has it.
+func (w *walk) wait() {
+	w.waiting++
+	w.crowd = max(w.crowd-1, w.waiting)
+}
+
+func (w *walk) done() { w.waiting-- }
 
 // meter counts the bytes that were fetched.
 type meter struct {
@@ -39,9 +108,14 @@ type meter struct {
 	asked         int // at most, by calls under way
 }
 
-// left returns how much more may be fetched.
-func (m *meter) left(most int) int {
-	return min(max(firstAhead, m.used), most) - (m.fetched - m.used) - m.asked
+// left returns how much more may be fetched, where least and most bound what is unused.
+func (m *meter) left(least, most int) int {
+	return min(max(least, m.used), most) - (m.fetched - m.used) - m.asked
+}
+
+// left returns how many bytes of listings may be fetched.
+func (w *walk) left() int {
+	return w.lists.left(firstAhead*min(max(w.crowd, 1), firstCrowd), maxUnused)
 }
 
 // learnOrder looks at how a walk went on from a directory to one beside it. mu is held.
@@ -76,42 +150,46 @@ func (w *walk) learn(l *listing, from, to int) {
 	}
 }
 
-// walkOf returns the walk that a directory belongs to: that of the directory it is in, or
-// a new one. mu is held.
+// walkOf returns the walk that a directory belongs to: that of a directory above it, or a
+// new one. mu is held.
 func (a *ahead) walkOf(dir fsproto.Node) *walk {
-	parent, _ := a.fs.nodes.placeOf(dir)
-	if l := a.dirs[parent]; l != nil && l.visited && time.Since(l.walk.last) < walkEnds {
-		return l.walk
+	for range maxAbove {
+		parent, _ := a.fs.nodes.placeOf(dir)
+		if l := a.dirs[parent]; l != nil && l.visited && time.Since(l.walk.last) < walkEnds {
+			return l.walk
+		}
+		if parent == dir {
+			break
+		}
+		dir = parent
 	}
-	return &walk{visited: make(map[fsproto.Node]bool)}
+	return newWalk()
 }
 
 // fetchAhead begins calls that nobody waits for, as many as a walk is good for. mu is held.
 func (a *ahead) fetchAhead(w *walk) {
 	for w.visits > 1 && a.under < maxUnder && !a.stopped && !a.off.Load() {
-		size := min(w.lists.left(maxUnused), listAhead)
+		size := min(w.left(), listAhead)
 		if size < min(max(least, w.lists.used/4), listAhead) {
 			return // few calls, that bring much
 		}
-		dirs := a.next(w, a.perCall(w, size))
+		dirs := a.next(w, size)
 		if len(dirs) == 0 {
 			return
 		}
-		req := &fsproto.TreeReq{Dirs: dirs, First: uint32(size), Size: uint32(size), Below: true, Order: w.order}
-		f := a.begin(w, req)
+		req := &fsproto.TreeReq{Dirs: dirs, Size: uint32(size), Below: true, Order: w.order}
+		f := a.begin(w, req, size)
 		a.under++
 		a.running.Go(func() { a.fetch(w, req, f) })
 	}
 }
 
-// perCall returns how many directories a call of a size is to ask for: about as many as
-// it will bring.
-func (a *ahead) perCall(w *walk, size int) int {
-	typical := 4 << 10
+// typical returns how many bytes a directory of the walk takes.
+func (w *walk) typical() int {
 	if n := len(w.visited); n > 0 && w.lists.used > 0 {
-		typical = max(w.lists.used/n, 256)
+		return max(w.lists.used/n, 256)
 	}
-	return min(max(size/typical, 1), 64)
+	return 4 << 10
 }
 
 // fetch makes a call that nobody waits for.
@@ -125,10 +203,7 @@ func (a *ahead) fetch(w *walk, req *fsproto.TreeReq, f *fetching) {
 		}
 		return err
 	})
-	begin, _ := a.finish(w, req, res, clock, f, err)
-	if begin != nil {
-		a.forget(known(begin.entries))
-	}
+	a.finish(w, req, res, clock, f, err)
 	a.mu.Lock()
 	a.under--
 	a.fetchAhead(w)
@@ -136,11 +211,28 @@ func (a *ahead) fetch(w *walk, req *fsproto.TreeReq, f *fetching) {
 }
 
 // next returns directories that a walk is about to come to and that are neither at hand
-// nor asked for: below where it is, and then beside what leads there. mu is held.
-func (a *ahead) next(w *walk, most int) (dirs []fsproto.Node) {
+// nor asked for: those of the thread that moved last, then those of the others. They are
+// more than a call of a size is likely to bring. mu is held.
+func (a *ahead) next(w *walk, size int) []fsproto.Node {
+	most := min(max(2*size/w.typical(), 1), maxPerCall)
+	dirs := a.nextOf(w, w.latest, most, size, nil)
+	for _, c := range w.cursors {
+		if len(dirs) == most {
+			break
+		}
+		if c != w.latest {
+			dirs = a.nextOf(w, c, most, size, dirs)
+		}
+	}
+	return dirs
+}
+
+// nextOf adds to dirs what one thread is about to come to: below where it is, and then
+// beside what leads there, if it may take no more than size bytes. mu is held.
+func (a *ahead) nextOf(w *walk, c *cursor, most, size int, dirs []fsproto.Node) []fsproto.Node {
 	looked := 0
 	add := func(n fsproto.Node) {
-		if len(dirs) < most && a.dirs[n] == nil && a.pending[n] == nil && !w.visited[n] {
+		if len(dirs) < most && a.dirs[n] == nil && a.pending[n] == nil && !w.visited[n] && w.passed[n] < size && !slices.Contains(dirs, n) {
 			dirs = append(dirs, n)
 		}
 	}
@@ -158,7 +250,7 @@ func (a *ahead) next(w *walk, most int) (dirs []fsproto.Node) {
 			}
 		}
 	}
-	for at, from := w.at, -1; len(dirs) < most && looked <= maxLooked; {
+	for at, from := c.at, -1; len(dirs) < most && looked <= maxLooked; {
 		if l := a.dirs[at]; l != nil {
 			subdirs := l.dirsInOrder(w.order)
 			done := slices.Index(subdirs, from) + 1

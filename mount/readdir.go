@@ -53,6 +53,7 @@ type page struct {
 	fetched time.Time // zero: there is no page
 	lease   uint64    // on the directory
 	kept    *listing  // nil: the references are the page's; else there are none
+	size    int       // bytes, if it came with the opening of the directory
 }
 
 // OpenDir opens a directory, unless the kernel is to do without.
@@ -328,10 +329,10 @@ func (fs *FS) fetch(cancel <-chan struct{}, in *fuse.ReadIn, d *dir, pos uint64,
 // fetchKept makes a listing that is kept the page, or asks for one if the daemon would have
 // to be told of the open directory otherwise. It reports whether there is one.
 func (fs *FS) fetchKept(cancel <-chan struct{}, in *fuse.ReadIn, d *dir) bool {
-	l := fs.ahead.listingOf(d.node)
+	l := fs.ahead.listingOf(d.node, in.Pid)
 	if l == nil && fs.ahead.on() && !fs.handles.isTold(in.Fh) {
 		var begin *page
-		if l, begin, _ = fs.ahead.list(cancel, &in.InHeader, d.node); begin != nil {
+		if l, begin, _ = fs.ahead.list(cancel, &in.InHeader, d.node, false); begin != nil {
 			d.page, d.size = *begin, 2*listNow
 			return true
 		}

@@ -11,7 +11,8 @@ import (
 // A directory that was made from here is empty, and what others make in it is called back
 // for. So until then all of its names are known, and the kernel, which looks a name up
 // before it makes a file, need not wait for the daemon to say that there is none. Another
-// directory, in which names were looked for in vain, is listed for that.
+// directory, in which names were looked for in vain, is listed for that, unless its listing
+// is kept (ahead.go).
 
 const (
 	// maxWhole bounds the names of such directories, and maxNamed those of one that is
@@ -51,8 +52,9 @@ func (w *whole) made(dir fsproto.Node, lease uint64) {
 }
 
 // missed takes note of a name that was looked for in vain. If it is time to list the
-// directory it returns what listed is to be told; otherwise nil.
-func (w *whole) missed(dir fsproto.Node) *wholeDir {
+// directory, which is sooner if that is kept, it returns what listed is to be told;
+// otherwise nil.
+func (w *whole) missed(dir fsproto.Node, kept bool) *wholeDir {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if d := w.dirs[dir]; d != nil && d.lease == 0 {
@@ -66,7 +68,7 @@ func (w *whole) missed(dir fsproto.Node) *wholeDir {
 		m = &vain{limit: firstVain}
 		w.vain[dir] = m
 	}
-	if m.n++; m.n < m.limit {
+	if m.n++; m.n < m.limit && !(kept && m.limit == firstVain) {
 		return nil
 	}
 	m.n, m.limit = 0, 2*m.limit
@@ -148,9 +150,15 @@ func (fs *FS) listWhole(dir fsproto.Node, lease uint64) {
 	if fs.creds != nil || !fs.leases.valid(dir, lease) {
 		return
 	}
-	d := fs.whole.missed(dir)
+	_, _, kept := fs.ahead.attrOf(dir)
+	d := fs.whole.missed(dir, kept)
+	if d == nil {
+		return
+	}
+	then, names, kept := fs.ahead.namesOf(dir)
 	switch {
-	case d == nil:
+	case kept:
+		fs.whole.listed(dir, d, then, names, true)
 	case fs.nodes.isChanging(dir): // what is under way was not noted
 		fs.whole.listed(dir, d, lease, nil, false)
 	default:

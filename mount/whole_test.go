@@ -24,11 +24,11 @@ func TestWhole(t *testing.T) {
 	lacks("b", 0)
 
 	for range firstVain - 1 {
-		if w.missed(dir) != nil {
+		if w.missed(dir, false) != nil {
 			t.Fatal("listed too early")
 		}
 	}
-	d := w.missed(dir)
+	d := w.missed(dir, false)
 	if d == nil {
 		t.Fatal("not listed")
 	}
@@ -43,16 +43,21 @@ func TestWhole(t *testing.T) {
 	}
 
 	for range 2*firstVain - 1 { // its lease was not good any more
-		if w.missed(dir) != nil {
+		if w.missed(dir, false) != nil {
 			t.Fatal("listed again too early")
 		}
 	}
-	if d = w.missed(dir); d == nil {
+	if d = w.missed(dir, false); d == nil {
 		t.Fatal("not listed again")
 	}
 	w.forget(dir)
 	w.listed(dir, d, lease, nil, true)
 	lacks("b", 0)
+	if d = w.missed(dir, true); d == nil {
+		t.Fatal("not listed at once, though its listing is kept")
+	}
+	w.listed(dir, d, lease, nil, true)
+	lacks("b", lease)
 
 	for n := range maxWhole + 1 {
 		if n%maxNamed == 0 {

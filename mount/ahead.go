@@ -208,6 +208,7 @@ func (a *ahead) visit(l *listing, thread uint32) {
 	a.learnOrder(w, last, c.at)
 	l.visited = true
 	w.visits++
+	w.dry = false
 	if len(w.visited) >= maxVisited {
 		clear(w.visited)
 	}
@@ -364,6 +365,7 @@ func (a *ahead) finish(w *walk, req *fsproto.TreeReq, res *fsproto.TreeRes, cloc
 	}
 	a.mu.Lock()
 	w.lists.asked -= f.asked
+	w.dry = false
 	for _, dir := range req.Dirs {
 		if a.pending[dir] == f {
 			delete(a.pending, dir)

@@ -105,12 +105,12 @@ func TestNext(t *testing.T) {
 		if w.order == fsproto.TreeByInode {
 			w.of(1).at = 1
 		}
-		if got := a.nextOf(w, w.latest, 10, 1<<20, nil); !slices.Equal(got, want) {
+		if got := a.nextOf(w, w.latest, 10, 1<<20, new(int)); !slices.Equal(got, want) {
 			t.Errorf("order %d: %v, want %v", order, got, want)
 		}
 	}
 	w.of(1).at, w.order = 11, 0
-	if got := a.nextOf(w, w.latest, 3, 1<<20, nil); !slices.Equal(got, []fsproto.Node{20, 21, 30}) {
+	if got := a.nextOf(w, w.latest, 3, 1<<20, new(int)); !slices.Equal(got, []fsproto.Node{20, 21, 30}) {
 		t.Errorf("the first three: %v", got)
 	}
 }

@@ -21,6 +21,7 @@ type walk struct {
 	passed  map[fsproto.Node]int    // that took more than so many bytes
 	cursors map[uint32]*cursor      // by thread
 	latest  *cursor                 // the one that moved last
+	dry     bool                    // there is nothing to fetch until a reply comes or somebody moves
 	waiting int                     // requests that wait for directories
 	crowd   int                     // how many did at once lately
 	order   uint8                   // in which it goes, as far as that is known
@@ -168,13 +169,13 @@ func (a *ahead) walkOf(dir fsproto.Node) *walk {
 
 // fetchAhead begins calls that nobody waits for, as many as a walk is good for. mu is held.
 func (a *ahead) fetchAhead(w *walk) {
-	for w.visits > 1 && a.under < maxUnder && !a.stopped && !a.off.Load() {
+	for w.visits > 1 && !w.dry && a.under < maxUnder && !a.stopped && !a.off.Load() {
 		size := min(w.left(), listAhead)
 		if size < min(max(least, w.lists.used/4), listAhead) {
 			return // few calls, that bring much
 		}
 		dirs := a.next(w, size)
-		if len(dirs) == 0 {
+		if w.dry = len(dirs) == 0; w.dry {
 			return
 		}
 		req := &fsproto.TreeReq{Dirs: dirs, Size: uint32(size), Below: true, Order: w.order}
@@ -211,35 +212,33 @@ func (a *ahead) fetch(w *walk, req *fsproto.TreeReq, f *fetching) {
 }
 
 // next returns directories that a walk is about to come to and that are neither at hand
-// nor asked for: those of the thread that moved last, then those of the others. They are
-// more than a call of a size is likely to bring. mu is held.
-func (a *ahead) next(w *walk, size int) []fsproto.Node {
-	most := min(max(2*size/w.typical(), 1), maxPerCall)
-	dirs := a.nextOf(w, w.latest, most, size, nil)
+// nor asked for: those of the thread that moved last, or of another one if it has none. They
+// are more than a call of a size is likely to bring. mu is held.
+func (a *ahead) next(w *walk, size int) (dirs []fsproto.Node) {
+	most, looked := min(max(2*size/w.typical(), 1), maxPerCall), 0
+	if dirs = a.nextOf(w, w.latest, most, size, &looked); len(dirs) > 0 {
+		return dirs
+	}
 	for _, c := range w.cursors {
-		if len(dirs) == most {
-			break
-		}
-		if c != w.latest {
-			dirs = a.nextOf(w, c, most, size, dirs)
+		if dirs = a.nextOf(w, c, most, size, &looked); len(dirs) > 0 {
+			return dirs
 		}
 	}
-	return dirs
+	return nil
 }
 
-// nextOf adds to dirs what one thread is about to come to: below where it is, and then
-// beside what leads there, if it may take no more than size bytes. mu is held.
-func (a *ahead) nextOf(w *walk, c *cursor, most, size int, dirs []fsproto.Node) []fsproto.Node {
-	looked := 0
+// nextOf returns what one thread is about to come to: below where it is, and then beside
+// what leads there, if it may take no more than size bytes. mu is held.
+func (a *ahead) nextOf(w *walk, c *cursor, most, size int, looked *int) (dirs []fsproto.Node) {
 	add := func(n fsproto.Node) {
-		if len(dirs) < most && a.dirs[n] == nil && a.pending[n] == nil && !w.visited[n] && w.passed[n] < size && !slices.Contains(dirs, n) {
+		if len(dirs) < most && a.dirs[n] == nil && a.pending[n] == nil && !w.visited[n] && w.passed[n] < size {
 			dirs = append(dirs, n)
 		}
 	}
 	var down func(l *listing, subdirs []int)
 	down = func(l *listing, subdirs []int) {
 		for _, i := range subdirs {
-			if looked++; looked > maxLooked || len(dirs) >= most {
+			if *looked++; *looked > maxLooked || len(dirs) >= most {
 				return
 			}
 			n := l.entries[i].Entry.Node
@@ -250,7 +249,7 @@ func (a *ahead) nextOf(w *walk, c *cursor, most, size int, dirs []fsproto.Node) 
 			}
 		}
 	}
-	for at, from := c.at, -1; len(dirs) < most && looked <= maxLooked; {
+	for at, from := c.at, -1; len(dirs) < most && *looked <= maxLooked; {
 		if l := a.dirs[at]; l != nil {
 			subdirs := l.dirsInOrder(w.order)
 			done := slices.Index(subdirs, from) + 1

@@ -71,7 +71,7 @@ func TestMeter(t *testing.T) {
 // TestWalkOrder: a walk is followed in the order in which it goes.
 func TestWalkOrder(t *testing.T) {
 	fs := aheadFS(t)
-	l := fs.ahead.listed(newWalk(), 1, 10, 5, "c", "a", "d", "b")
+	l := fs.ahead.listed(newWalk(false), 1, 10, 5, "c", "a", "d", "b")
 	for _, c := range []struct {
 		steps []int
 		want  uint8
@@ -81,7 +81,7 @@ func TestWalkOrder(t *testing.T) {
 		{[]int{3, 2, 1, 0}, fsproto.TreeByInode},
 		{nil, fsproto.TreeAsListed},
 	} {
-		w := newWalk()
+		w := newWalk(false)
 		for i := 1; i < len(c.steps); i++ {
 			w.learn(l, c.steps[i-1], c.steps[i])
 		}
@@ -95,7 +95,7 @@ func TestWalkOrder(t *testing.T) {
 // nothing that is at hand, asked for or visited.
 func TestNext(t *testing.T) {
 	fs := aheadFS(t)
-	a, w := fs.ahead, newWalk()
+	a, w := fs.ahead, newWalk(false)
 	a.listed(w, 1, 10, 5, "b/", "a/", "f", "d/", "c/") // 10, 11, 13, 14
 	a.listed(w, 11, 20, 5, "x/", "y/")                 // 20, 21
 	a.listed(w, 13, 30, 5, "p/", "q/")                 // 30, 31
@@ -118,7 +118,7 @@ func TestNext(t *testing.T) {
 // TestNextFiles: files come in the order of the walk, up to a directory that is not at hand.
 func TestNextFiles(t *testing.T) {
 	fs := aheadFS(t)
-	a, w := fs.ahead, newWalk()
+	a, w := fs.ahead, newWalk(false)
 	a.listed(w, 1, 10, 5, "f0", "a/", "f1", "b/", "f2") // files 10, 12, 14
 	a.listed(w, 11, 20, 5, "g0", "g1")
 	nodes := func(parts []fsproto.FilePart) (list []fsproto.Node) {
@@ -153,7 +153,7 @@ func TestAheadBounded(t *testing.T) {
 		names[i] = fmt.Sprintf("some-name-%d", i)
 	}
 	for i := range fsproto.Node(200) {
-		fs.ahead.listed(newWalk(), 1_000_000+i, 10_000+1000*i, 5, names...)
+		fs.ahead.listed(newWalk(false), 1_000_000+i, 10_000+1000*i, 5, names...)
 		if fs.ahead.size > maxListed {
 			t.Fatalf("%d bytes", fs.ahead.size)
 		}
@@ -170,7 +170,7 @@ func TestAheadBounded(t *testing.T) {
 // TestAheadLookup: a name is found in a listing while nothing of it can have changed.
 func TestAheadLookup(t *testing.T) {
 	fs := aheadFS(t)
-	a, w := fs.ahead, newWalk()
+	a, w := fs.ahead, newWalk(false)
 	w.visits, w.last, w.of(1).at = 2, time.Now(), 1
 	again := func() { a.listed(w, 1, 10, 5, "a", "b") }
 	finds := func(what, name string, want fsproto.Node, ok bool) {

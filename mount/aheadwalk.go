@@ -27,6 +27,7 @@ type walk struct {
 	order   uint8                   // in which it goes, as far as that is known
 	follows [fsproto.TreeOrders]int // how often a step was in that order lately, less how often it was not
 	lists   meter
+	first   int // what may be fetched ahead for a thread when the walk has been seen
 
 	opens    int // files that were opened for reading one after the other
 	lastFile time.Time
@@ -52,8 +53,12 @@ const (
 	maxCursors = 64
 )
 
-func newWalk() *walk {
-	return &walk{visited: make(map[fsproto.Node]bool), passed: make(map[fsproto.Node]int), cursors: make(map[uint32]*cursor)}
+func newWalk(far bool) *walk {
+	w := &walk{first: firstAhead, visited: make(map[fsproto.Node]bool), passed: make(map[fsproto.Node]int), cursors: make(map[uint32]*cursor)}
+	if far {
+		w.first *= packing
+	}
+	return w
 }
 
 // of returns the cursor of a thread. Who is new comes from where the walk was last: often
@@ -116,7 +121,7 @@ func (m *meter) left(least, most int) int {
 
 // left returns how many bytes of listings may be fetched.
 func (w *walk) left() int {
-	return w.lists.left(firstAhead*min(max(w.crowd, 1), firstCrowd), maxUnused)
+	return w.lists.left(w.first*min(max(w.crowd, 1), firstCrowd), maxUnused)
 }
 
 // learnOrder looks at how a walk went on from a directory to one beside it. mu is held.
@@ -164,7 +169,7 @@ func (a *ahead) walkOf(dir fsproto.Node) *walk {
 		}
 		dir = parent
 	}
-	return newWalk()
+	return newWalk(a.far())
 }
 
 // fetchAhead begins calls that nobody waits for, as many as a walk is good for. mu is held.
@@ -199,6 +204,9 @@ func (a *ahead) fetch(w *walk, req *fsproto.TreeReq, f *fetching) {
 	defer end()
 	err := a.fs.link.behind(&fsproto.Tree.Info, func(ctx context.Context) error {
 		_, err := rpc.CallWith(ctx, a.fs.peer, fsproto.Tree, req, res, rpc.Extra{Bulk: true})
+		if err == nil {
+			err = res.Unpack()
+		}
 		if err == nil {
 			a.fs.ids.learn(ctx, res)
 		}

@@ -7,7 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -125,6 +128,40 @@ func TestAheadFiles(t *testing.T) {
 		} else if text != w.walk(w.export, walk) {
 			t.Errorf("%s differs from the server's", walk)
 		}
+	}
+}
+
+// TestAheadThreads: threads each of which asks for the files of a part of a tree, as git
+// status does, make few calls, and most of what they bring is used.
+func TestAheadThreads(t *testing.T) {
+	if !needFUSE(t) {
+		return
+	}
+	w := newWorld(t)
+	dirs, _ := w.makeForest(20)
+	names := strings.Fields(w.walk(w.export, "find . -type f | LC_ALL=C sort"))
+	w.mount("/")
+	before := w.status()
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(names, len(names)/20+1) {
+		wg.Go(func() {
+			runtime.LockOSThread() // and never undone: the thread ends
+			for _, name := range part {
+				if _, err := os.Lstat(w.point + "/" + name); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	after := w.status()
+	n, each := made(before, after)
+	t.Logf("%d directories:%s; %+v", dirs, each, *after.Ahead)
+	if n > uint64(dirs/2) {
+		t.Errorf("%d calls for %d directories:%s", n, dirs, each)
+	}
+	if a := after.Ahead; a.Bytes > 2*a.BytesUsed {
+		t.Errorf("%d bytes fetched, %d used", a.Bytes, a.BytesUsed)
 	}
 }
 

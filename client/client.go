@@ -42,13 +42,15 @@ type Config struct {
 	// Others are further addresses of the daemon. Whichever answers first is taken; its
 	// key has to be the one of Address, which is the name that the key is known by.
 	Others []string
-	// Auth logs in.
+	// Auth logs in. Dial sets its Features.
 	Auth *auth.Client
 	// Root answers the server's calls; it may be nil.
 	Root *rpc.Mux
 	// Joined is how many connections join the main one: the first for small
 	// calls, the others for file data.
 	Joined int
+	// Compress says when file data is compressed, if the daemon knows it.
+	Compress rpc.Compress
 	// Notify, if not nil, is told each time the state has changed, in order. It
 	// must not block, nor close the session.
 	Notify func(State)
@@ -95,6 +97,9 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 	s := &Session{
 		cfg: cfg, dialer: newDialer(), done: make(chan struct{}), changed: make(chan string, 1), wake: make(chan struct{}, 1),
 	}
+	if cfg.Compress != rpc.CompressOff {
+		cfg.Auth.Features |= rpc.FeatureCompress
+	}
 	conn, err := s.login(ctx)
 	if err != nil {
 		return nil, err
@@ -102,7 +107,7 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.peer = rpc.NewPeer(rpc.Config{
 		Root: cfg.Root, Client: true, Log: cfg.Log,
-		CallSlots: s.grant.Slots, ReservedSlots: s.grant.Slots / 3,
+		CallSlots: s.grant.Slots, ReservedSlots: s.grant.Slots / 3, Compress: cfg.Compress,
 	})
 	go s.run(conn)
 	return s, nil
@@ -396,6 +401,8 @@ func (s *Session) change(set func(*State)) {
 type transport struct{ *auth.Conn }
 
 func (t transport) Flush() error { return t.Raw.Flush() }
+
+func (t transport) Features() uint64 { return t.Conn.Features }
 
 // Close does without TLS's farewell, which would wait for a peer that does not
 // read; frames tell where the data ends.

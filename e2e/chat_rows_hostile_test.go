@@ -254,6 +254,8 @@ type transport struct{ flushed }
 
 func (transport) Flush() error { return nil }
 
+func (t transport) Features() uint64 { return t.Conn.Features }
+
 func (h *hostileServer) Create(auth.User, net.Addr) (auth.Grant, error) {
 	return auth.Grant{Session: auth.SessionID{1}, Slots: rpc.DefaultSlots}, nil
 }

@@ -77,6 +77,21 @@ func (s *Share) acquire(ctx context.Context, n int) error {
 	return nil
 }
 
+// try takes n bytes if there is room for them.
+func (s *Share) try(n int) bool {
+	if s == nil {
+		return true
+	}
+	if !s.sem.TryAcquire(int64(n)) {
+		return false
+	}
+	if !s.budget.total.TryAcquire(int64(n)) {
+		s.sem.Release(int64(n))
+		return false
+	}
+	return true
+}
+
 func (s *Share) release(n int) {
 	if s == nil || n == 0 {
 		return

@@ -10,8 +10,8 @@ type buffer struct {
 }
 
 // classes are the pooled capacities in bytes: a small call, a listing or small
-// payload, a read-ahead, and a full payload with its headroom.
-var classes = [...]int{1 << 10, 16 << 10, 144 << 10, MaxPayload + headroom}
+// payload, a read-ahead, and a full payload or reply with its headroom.
+var classes = [...]int{1 << 10, 16 << 10, 144 << 10, max(MaxPayload, MaxReply) + headroom}
 
 var pools [len(classes)]sync.Pool
 

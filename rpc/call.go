@@ -60,6 +60,7 @@ type callState struct {
 	into     []byte
 	deadline time.Time
 	bulk     bool
+	compress bool
 	stream   uint32
 	slotted  bool
 	dep      Dep
@@ -162,7 +163,7 @@ func (p *Peer) prepare(ctx context.Context, op *Info, x *Extra) (*call, error) {
 	c.data, c.into, c.reserved = x.Data, x.Into, x.Reserved
 	c.stream = x.Stream
 	c.bulk = x.Bulk || len(x.Data) >= bulkSize || len(x.Into) >= bulkSize || c.stream != 0
-	c.slotted = op.Slotted()
+	c.slotted, c.compress = op.Slotted(), op.Has(Compresses)
 	f := callFields{object: x.Object, cred: x.Cred, nafter: uint8(len(x.After))}
 	copy(f.after[:], x.After)
 	if deadline, ok := ctx.Deadline(); ok {
@@ -395,7 +396,7 @@ func (c *conn) pick(client, bulk bool, stream uint32) *link {
 }
 
 func (c *call) frame() frame {
-	return frame{head: c.head.b, data: c.data, owner: c}
+	return frame{head: c.head.b, data: c.data, owner: c, compress: c.compress}
 }
 
 // written tells that a link no longer holds head and data.

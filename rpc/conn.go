@@ -19,6 +19,9 @@ import (
 type Transport interface {
 	net.Conn
 	Flush() error
+	// Features returns the feature bits that both sides have (FeatureCompress). Those of
+	// the main connection go for the ones that join it, too.
+	Features() uint64
 }
 
 // conn is one connection of a session in one epoch: the main one with its
@@ -28,6 +31,8 @@ type conn struct {
 	epoch uint32
 	net   *line
 	mux   *yamux.Session
+
+	compression compression
 
 	ctx     context.Context         // ends when close is called
 	cancel  context.CancelCauseFunc // of ctx
@@ -52,6 +57,7 @@ func (p *Peer) Serve(t Transport, epoch uint32) error {
 	c := &conn{peer: p, epoch: epoch, closed: make(chan struct{}), stopped: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(p.ctx)
 	c.net = newLine(t)
+	c.compression.begin(p.cfg.Compress, t)
 	defer close(c.stopped)
 	if err := p.supersede(c); err != nil {
 		t.Close()

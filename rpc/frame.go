@@ -15,8 +15,12 @@ import (
 //	8  u32 tag      pairs a reply with its call, on one stream
 //	12 u16 method   operation number; 0 unless kind is call
 //	14 u8  kind
-//	15 u8  flags    of a call: which fields its meta starts with
-const headerSize = 16
+//	15 u8  flags    of a call: which fields its meta starts with; of both: flagAsk, flagCompressed
+//	16 u32 raw      only with flagCompressed, see there
+const (
+	headerSize = 16
+	rawSize    = 4
+)
 
 // Kinds of frames.
 const (
@@ -37,6 +41,15 @@ const (
 	flagObject                     // u64 object reference
 	flagCred                       // u32 credential
 	flagsEnd
+)
+
+// Flags of calls and replies, where both sides know FeatureCompress.
+const (
+	// flagCompressed: the payload, or the meta of a reply that has none, is a frame of
+	// zstd (RFC 8878) without a dictionary. It gets raw bytes long.
+	flagCompressed uint8 = 1 << 5
+	// flagAsk: data for the sender of this is better sent compressed.
+	flagAsk uint8 = 1 << 6
 )
 
 // Limits of the protocol, in bytes. They hold before anything is allocated.
@@ -65,9 +78,34 @@ type header struct {
 	length, meta, tag uint32
 	method            uint16
 	kind, flags       uint8
+	compressed, ask   bool
+	raw               uint32 // with compressed: how long the payload, or without one the meta, gets
 }
 
-func (h *header) payload() int { return int(h.length) - (headerSize - 4) - int(h.meta) }
+// payload returns how many bytes of payload arrive.
+func (h *header) payload() int { return int(h.length) - (headerSize - 4) - h.rawSize() - int(h.meta) }
+
+func (h *header) rawSize() int {
+	if h.compressed {
+		return rawSize
+	}
+	return 0
+}
+
+// metaSize and payloadSize return how many bytes there are of both at last.
+func (h *header) metaSize() int {
+	if h.compressed && h.payload() == 0 {
+		return int(h.raw)
+	}
+	return int(h.meta)
+}
+
+func (h *header) payloadSize() int {
+	if n := h.payload(); !h.compressed || n == 0 {
+		return n
+	}
+	return int(h.raw)
+}
 
 func putHeader(b []byte, kind, flags uint8, method uint16, tag uint32, meta, payload int) {
 	binary.LittleEndian.PutUint32(b[0:], uint32(headerSize-4+meta+payload))
@@ -85,8 +123,9 @@ func control(kind uint8, tag uint32) []byte {
 	return b
 }
 
-// parseHeader reads a header and checks every length against its limit.
-func parseHeader(b []byte) (header, error) {
+// parseHeader reads a header and checks every length against its limit. compress says
+// whether the flags are known that go with FeatureCompress.
+func parseHeader(b []byte, compress bool) (header, error) {
 	h := header{
 		length: binary.LittleEndian.Uint32(b[0:]), meta: binary.LittleEndian.Uint32(b[4:]),
 		tag: binary.LittleEndian.Uint32(b[8:]), method: binary.LittleEndian.Uint16(b[12:]),
@@ -104,13 +143,32 @@ func parseHeader(b []byte) (header, error) {
 	default:
 		return h, fmt.Errorf("%w: frame of kind %d", errProtocol, h.kind)
 	}
+	if compress && (h.kind == kindCall || h.kind == kindReply) {
+		h.compressed, h.ask = h.flags&flagCompressed != 0, h.flags&flagAsk != 0
+		h.flags &^= flagCompressed | flagAsk
+	}
+	least := uint32(headerSize - 4 + h.rawSize())
 	switch {
-	case h.length < headerSize-4 || h.meta > maxMeta || h.length-(headerSize-4) < h.meta || h.payload() > maxPayload:
+	case h.length < least || h.meta > maxMeta || h.length-least < h.meta || h.payload() > maxPayload:
 		return h, fmt.Errorf("%w: frame of kind %d with length %d, meta %d", errProtocol, h.kind, h.length, h.meta)
 	case h.kind != kindCall && (h.method != 0 || h.flags != 0) || h.flags >= flagsEnd:
 		return h, fmt.Errorf("%w: frame of kind %d with method %d, flags %#x", errProtocol, h.kind, h.method, h.flags)
 	}
 	return h, nil
+}
+
+// parseRaw reads what follows the header of a compressed frame: it promises more than
+// arrives, and no more than may arrive otherwise.
+func (h *header) parseRaw(b []byte) error {
+	h.raw = binary.LittleEndian.Uint32(b)
+	part, most := h.payload(), MaxPayload
+	if part == 0 && h.kind == kindReply {
+		part, most = int(h.meta), MaxReply
+	}
+	if part == 0 || int64(h.raw) > int64(most) || int64(h.raw) <= int64(part) {
+		return fmt.Errorf("%w: frame of kind %d with %d bytes that get %d", errProtocol, h.kind, part, h.raw)
+	}
+	return nil
 }
 
 // Dep names a call of the same session by slot and sequence number.

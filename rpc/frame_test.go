@@ -37,7 +37,7 @@ func TestHeaderLimits(t *testing.T) {
 		b := make([]byte, headerSize)
 		putHeader(b, h.kind, h.flags, h.method, 9, int(h.meta), 0)
 		binary.LittleEndian.PutUint32(b, h.length)
-		_, err := parseHeader(b)
+		_, err := parseHeader(b, false)
 		if (err == nil) != h.ok || err != nil && !errors.Is(err, errProtocol) {
 			t.Errorf("%s: %v", h.what, err)
 		}
@@ -49,7 +49,7 @@ func BenchmarkHeader(b *testing.B) {
 	buf := make([]byte, headerSize)
 	for b.Loop() {
 		putHeader(buf, kindCall, flagSlot, 0x110, 1, 20, MaxPayload)
-		if _, err := parseHeader(buf); err != nil {
+		if _, err := parseHeader(buf, true); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -58,7 +58,7 @@ func BenchmarkHeader(b *testing.B) {
 func FuzzHeader(f *testing.F) {
 	seed := make([]byte, headerSize)
 	putHeader(seed, kindCall, flagSlot, 0x110, 1, 20, 100)
-	if _, err := parseHeader(seed); err != nil {
+	if _, err := parseHeader(seed, false); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(seed)
@@ -66,7 +66,7 @@ func FuzzHeader(f *testing.F) {
 		if len(b) != headerSize {
 			return
 		}
-		h, err := parseHeader(b)
+		h, err := parseHeader(b, false)
 		if err != nil {
 			return
 		}

@@ -72,9 +72,10 @@ const maxQueued = 1 << 20
 // frame is a message on its way out: head, and data behind it if not nil.
 // owner, if not nil, is told once when neither is needed any more.
 type frame struct {
-	head  []byte
-	data  []byte
-	owner interface{ written() }
+	head     []byte
+	data     []byte
+	owner    interface{ written() }
+	compress bool // data, or what else is long in it, may be compressed
 }
 
 // cost is what a frame that waits is counted as, in bytes. Of a large one the
@@ -253,6 +254,11 @@ func (l *link) write(f frame) error {
 	if l.w == nil {
 		l.w = writerPool.Get().(*bufio.Writer)
 		l.w.Reset(l.dst)
+	}
+	l.conn.compression.mark(f.head)
+	if s := l.shrink(&f); s != nil {
+		f.end()
+		f = frame{head: s.b, owner: s}
 	}
 	_, err := l.w.Write(f.head)
 	if err == nil && len(f.data) > 0 {

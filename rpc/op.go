@@ -46,6 +46,10 @@ const (
 	CarriesData
 	// ReturnsData means that the reply has a payload after its message.
 	ReturnsData
+	// Compresses means that the payload, or the reply if it has none, may be compressed
+	// when it is long: it is file data or names, and nothing that others may not guess at
+	// by how long it gets beside something of theirs.
+	Compresses
 )
 
 // Info describes an operation apart from its message types.

@@ -42,6 +42,8 @@ type Config struct {
 	// the session; nil: nothing does. From is what it had remembered when this one began.
 	Slots SlotLog
 	From  Slots
+	// Compress says when file data is compressed, where the other side knows it, too.
+	Compress Compress
 	// PingInterval is how often the other side is pinged, PingTimeout how long
 	// nothing at all may arrive before the connection counts as lost.
 	PingInterval, PingTimeout time.Duration
@@ -108,6 +110,9 @@ type Peer struct {
 	turns  atomic.Uint32
 	wanted chan struct{} // capacity 1
 	counts opCounts
+
+	sent, received compressed    // that was compressed
+	sentPlain      atomic.Uint64 // messages of which too little was saved
 
 	mu       sync.Mutex
 	ended    error         // why the session ended; nil while it lives

@@ -17,6 +17,7 @@ import (
 // a header without a buffer, and borrows one for what follows.
 func (l *link) read() error {
 	var raw [headerSize]byte
+	compression := &l.conn.compression
 	for {
 		if l.r == nil || l.r.Buffered() == 0 {
 			l.idleReader()
@@ -29,10 +30,16 @@ func (l *link) read() error {
 		} else if _, err := io.ReadFull(l.r, raw[:]); err != nil {
 			return err
 		}
-		h, err := parseHeader(raw[:])
+		h, err := parseHeader(raw[:], compression.how != CompressOff)
+		if err == nil && h.compressed {
+			if _, err = io.ReadFull(l.r, raw[:rawSize]); err == nil {
+				err = h.parseRaw(raw[:])
+			}
+		}
 		if err != nil {
 			return err
 		}
+		compression.told(&h)
 		switch h.kind {
 		case kindCall:
 			l.keepUp()
@@ -63,17 +70,27 @@ func (l *link) takeReply(h *header) error {
 		p.mu.Unlock()
 		return discard(l.r, int(h.meta)+h.payload())
 	}
-	if h.payload() > len(c.into) {
+	size := h.payloadSize()
+	if size > len(c.into) || h.compressed && !c.compress {
 		p.mu.Unlock()
-		return fmt.Errorf("%w: payload of %d bytes where %d fit", errProtocol, h.payload(), len(c.into))
+		return fmt.Errorf("%w: payload of %d bytes where %d fit, compressed: %t", errProtocol, size, len(c.into), h.compressed)
 	}
 	c.filling = true
 	p.mu.Unlock()
 
-	meta := newBuffer(int(h.meta))
-	_, err := io.ReadFull(l.r, meta.b)
-	if err == nil {
-		_, err = io.ReadFull(l.r, c.into[:h.payload()])
+	meta := newBuffer(h.metaSize())
+	var err error
+	switch {
+	case !h.compressed:
+		if err = l.fill(meta.b); err == nil {
+			err = l.fill(c.into[:size])
+		}
+	case size == 0:
+		err = l.expand(meta.b, int(h.meta))
+	default:
+		if err = l.fill(meta.b); err == nil {
+			err = l.expand(c.into[:size], h.payload())
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -81,7 +98,7 @@ func (l *link) takeReply(h *header) error {
 		c.filling = false // to be sent again
 		return err
 	}
-	c.kind, c.meta, c.n = h.kind, meta, h.payload()
+	c.kind, c.meta, c.n = h.kind, meta, size
 	p.remove(c)
 	c.finish(nil) // from here on the call is its caller's
 	return nil
@@ -115,7 +132,10 @@ func (l *link) takeCall(h *header) error {
 		<-l.conn.closed
 		return l.conn.cause
 	}
-	in := &incoming{link: l, tag: h.tag, held: int(h.meta) + h.payload()}
+	in := &incoming{link: l, tag: h.tag, held: int(h.meta) + h.payloadSize()}
+	if h.compressed {
+		in.held += h.payload()
+	}
 	if err := p.cfg.Share.acquire(l.conn.context(), in.held); err != nil {
 		return err
 	}
@@ -126,8 +146,7 @@ func (l *link) takeCall(h *header) error {
 	}
 	refusal := p.parse(in, h)
 	if refusal == nil {
-		in.data = newBuffer(h.payload())
-		if _, err := io.ReadFull(l.r, in.data.b); err != nil {
+		if err := l.takeData(in, h); err != nil {
 			p.discharge(in)
 			return err
 		}
@@ -138,6 +157,18 @@ func (l *link) takeCall(h *header) error {
 		p.refuse(in, refusal)
 	}
 	p.discharge(in)
+	return err
+}
+
+// takeData reads the payload of a call.
+func (l *link) takeData(in *incoming, h *header) error {
+	in.data = newBuffer(h.payloadSize())
+	if !h.compressed {
+		return l.fill(in.data.b)
+	}
+	err := l.expand(in.data.b, h.payload())
+	in.held -= h.payload()
+	l.peer.cfg.Share.release(h.payload())
 	return err
 }
 
@@ -189,6 +220,8 @@ func (p *Peer) parse(in *incoming, h *header) error {
 		return ErrNoMethod
 	case h.payload() > 0 && !m.info.Has(CarriesData):
 		return fmt.Errorf("%w: %s takes no payload", ErrBadRequest, m.info.Name)
+	case h.compressed && !m.info.Has(Compresses):
+		return fmt.Errorf("%w: %s takes no compressed payload", ErrBadRequest, m.info.Name)
 	case m.info.Slotted() != in.slotted():
 		return fmt.Errorf("%w: %s with the wrong kind of slot", ErrBadRequest, m.info.Name)
 	}
@@ -437,6 +470,7 @@ func (p *Peer) answer(in *incoming, r *Request, kind uint8, meta []byte, reply *
 		}
 		putHeader(f.head, kindReply, 0, 0, tag, len(meta), 0)
 	}
+	f.compress = kind == kindReply && in.method.info.Has(Compresses)
 	if in.inline && l == in.link {
 		l.queueFrame(f)
 	} else {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/auth"
+	"github.com/rpycfs/rpycfs/rpc"
 	"github.com/rpycfs/rpycfs/rpycfsd/export"
 )
 
@@ -116,7 +117,7 @@ func (d *Daemon) open() error {
 	}
 	d.sessions = newSessions(cfg, d.export, d.chat, d.kept)
 	d.sessions.recover(cfg.Users)
-	d.auth = &auth.Server{Key: d.key, Users: cfg.Users, Sessions: d.sessions, Logger: cfg.Log}
+	d.auth = &auth.Server{Key: d.key, Users: cfg.Users, Sessions: d.sessions, Logger: cfg.Log, Features: rpc.FeatureCompress}
 	return nil
 }
 

@@ -125,7 +125,7 @@ func (t *sessions) begin(s *session, from rpc.Slots) {
 	}
 	cfg := rpc.Config{
 		Root: mux, Share: s.share, PingTimeout: pingTimeout, Log: s.log, From: from,
-		OnLogout: func() { t.loggedOut(s) },
+		OnLogout: func() { t.loggedOut(s) }, Compress: rpc.CompressAuto,
 	}
 	if s.record != nil {
 		cfg.Slots = s.record
@@ -346,6 +346,8 @@ func (t *sessions) close(ctx context.Context) {
 type transport struct{ *auth.Conn }
 
 func (t transport) Flush() error { return t.Raw.Flush() }
+
+func (t transport) Features() uint64 { return t.Conn.Features }
 
 // Close does without TLS's farewell, which would wait for a peer that does not
 // read; frames tell where the data ends.

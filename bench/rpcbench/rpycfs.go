@@ -94,6 +94,9 @@ type transport struct {
 // Flush writes out what is held back.
 func (t transport) Flush() error { return t.raw.Flush() }
 
+// Features returns none: nothing is compressed.
+func (t transport) Features() uint64 { return 0 }
+
 func log() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }

@@ -126,6 +126,7 @@ func traits(op *rpc.Info) string {
 		{rpc.Quick, "quick"},
 		{rpc.CarriesData, "request data"},
 		{rpc.ReturnsData, "reply data"},
+		{rpc.Compresses, "compresses"},
 	} {
 		if op.Has(t.bit) {
 			names = append(names, t.name)

@@ -10,14 +10,23 @@ import (
 )
 
 // Transport is a connection that keeps nothing back.
-type Transport struct{ net.Conn }
+type Transport struct {
+	net.Conn
+	features uint64
+}
 
 // Flush does nothing.
 func (Transport) Flush() error { return nil }
 
+// Features returns what both peers have.
+func (t Transport) Features() uint64 { return t.features }
+
 // Session is a pair of peers that a test can cut and join again.
 type Session struct {
 	Server, Client *rpc.Peer
+
+	// Features of the connections that are made from now on.
+	Features uint64
 
 	t       testing.TB
 	mu      sync.Mutex
@@ -38,6 +47,9 @@ func New(t testing.TB, server, client rpc.Config) *Session {
 	t.Helper()
 	client.Client = true
 	s := &Session{t: t, Server: rpc.NewPeer(server), Client: rpc.NewPeer(client)}
+	if server.Compress != rpc.CompressOff && client.Compress != rpc.CompressOff {
+		s.Features = rpc.FeatureCompress
+	}
 	t.Cleanup(func() {
 		s.Client.End(nil)
 		s.Server.End(nil)
@@ -51,33 +63,41 @@ func New(t testing.TB, server, client rpc.Config) *Session {
 // stands.
 func (s *Session) Connect() {
 	s.t.Helper()
-	s.connect(func(c Transport) rpc.Transport { return c })
+	s.connect(bare, bare)
 }
 
 // ConnectOver is Connect with the server's side of the connection wrapped. It
 // returns when the connection has ended, with what the client saw.
 func (s *Session) ConnectOver(wrap func(Transport) rpc.Transport) error {
 	s.t.Helper()
-	return <-s.connect(wrap)
+	return s.ConnectBoth(wrap, bare)
 }
 
-func (s *Session) connect(wrap func(Transport) rpc.Transport) <-chan error {
+// ConnectBoth is ConnectOver with both sides wrapped.
+func (s *Session) ConnectBoth(server, client func(Transport) rpc.Transport) error {
+	s.t.Helper()
+	return <-s.connect(server, client)
+}
+
+func bare(c Transport) rpc.Transport { return c }
+
+func (s *Session) connect(server, client func(Transport) rpc.Transport) <-chan error {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a, b := socketPair(s.t)
 	s.epoch++
 	s.conns = []net.Conn{a, b}
-	epoch := s.epoch
+	epoch, features := s.epoch, s.Features
 	ended := make(chan error, 1)
 	s.serving.Add(2)
 	go func() {
 		defer s.serving.Done()
-		s.Server.Serve(wrap(Transport{a}), epoch)
+		s.Server.Serve(server(Transport{a, features}), epoch)
 	}()
 	go func() {
 		defer s.serving.Done()
-		ended <- s.Client.Serve(Transport{b}, epoch)
+		ended <- s.Client.Serve(client(Transport{b, features}), epoch)
 	}()
 	return ended
 }
@@ -89,15 +109,15 @@ func (s *Session) Join() {
 	defer s.mu.Unlock()
 	a, b := socketPair(s.t)
 	s.bulk = append(s.bulk, a, b)
-	epoch := s.epoch
+	epoch, features := s.epoch, s.Features
 	s.serving.Add(2)
 	go func() {
 		defer s.serving.Done()
-		s.Server.ServeJoined(Transport{a}, epoch)
+		s.Server.ServeJoined(Transport{a, features}, epoch)
 	}()
 	go func() {
 		defer s.serving.Done()
-		s.Client.ServeJoined(Transport{b}, epoch)
+		s.Client.ServeJoined(Transport{b, features}, epoch)
 	}()
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/rpycfs/rpycfs/internal/mountopt"
 	"github.com/rpycfs/rpycfs/internal/mounts"
 	"github.com/rpycfs/rpycfs/mount"
+	"github.com/rpycfs/rpycfs/rpc"
 )
 
 // job is all that the process in the background needs. It goes to it through a
@@ -30,6 +31,8 @@ type job struct {
 	Others []string      // further addresses of the daemon
 	Timeo  time.Duration // 0: the usual ones
 	Soft   bool
+
+	Compress rpc.Compress
 
 	Flags      uintptr
 	ACL        *bool
@@ -48,6 +51,11 @@ var mappings = map[string]mount.Mapping{
 	"": mount.MapDefault, "self": mount.MapSelf, "raw": mount.MapRaw, "name": mount.MapName,
 }
 
+// compressions are the values of compress=.
+var compressions = map[string]rpc.Compress{
+	"": rpc.CompressAuto, "auto": rpc.CompressAuto, "on": rpc.CompressOn, "off": rpc.CompressOff,
+}
+
 // prepare checks all that can be checked without the network.
 func prepare(a *mountopt.Args) (*job, error) {
 	o := a.Options
@@ -61,7 +69,7 @@ func prepare(a *mountopt.Args) (*job, error) {
 			Address:    net.JoinHostPort(src.Host, strconv.Itoa(o.Port)),
 			Identities: o.Identities, Fingerprint: o.Fingerprint, HostKey: o.HostKey, Hints: hints,
 		},
-		Others: o.Addresses(), Timeo: o.Timeo, Soft: o.Soft, Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock, NoInotify: o.NoInotify,
+		Others: o.Addresses(), Timeo: o.Timeo, Soft: o.Soft, Compress: compressions[o.Compress], Flags: o.Flags, ACL: o.ACL, AllowOther: o.AllowOther, NoLock: o.NoLock, NoInotify: o.NoInotify,
 		Fusermount: os.Geteuid() != 0, Foreground: o.Foreground, Verbose: a.Verbose,
 		IDs: mount.IDs{
 			Map: mappings[o.IDMap], LocalUID: uint32(os.Getuid()), LocalGID: uint32(os.Getgid()),

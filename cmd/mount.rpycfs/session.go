@@ -33,6 +33,6 @@ func dial(ctx context.Context, j *job, term *login.Terminal, calls *mount.Callba
 	}
 	return login.Connect(ctx, &j.Person, term, j.Timeo, func(ctx context.Context, a *auth.Client) (*client.Session, error) {
 		a.Warn = func(err error) { log.Warn("log-in", "err", err) }
-		return client.Dial(ctx, client.Config{Address: j.Address, Others: j.Others, Auth: a, Root: root, Joined: joinedConnections, Log: log})
+		return client.Dial(ctx, client.Config{Address: j.Address, Others: j.Others, Auth: a, Root: root, Joined: joinedConnections, Compress: j.Compress, Log: log})
 	})
 }

@@ -28,7 +28,11 @@ func statusDocument() *status.Document {
 	return &status.Document{
 		Version: status.Version, MountPoint: "/mnt/a b", Source: "host:/x", Device: "0:53", Server: "host:19912", User: "alice",
 		PID: 4711, Program: "0.1.0", Mounted: now.Add(-time.Hour),
-		Session: status.Session{State: status.Connected, Since: now.Add(-time.Minute), RTT: 1234567, Heard: now},
+		Session: status.Session{State: status.Connected, Since: now.Add(-time.Minute), RTT: 1234567, Heard: now,
+			Compression: status.Compression{
+				Mode: "auto", Receiving: "on: data arrives at 6.2 MB/s", Sending: "off: the daemon has not asked for it",
+				Received: 5 << 20, ReceivedWire: 1 << 20, SentPlain: 3,
+			}},
 		Status: mount.Status{
 			Timeo: 30, Waiting: []mount.WaitStatus{{Op: "lookup", Count: 2, Since: now.Add(-4 * time.Second), PID: 17}},
 			Unwritten: &mount.UnwrittenStatus{Bytes: 4096, Error: "x", Last: now},
@@ -52,6 +56,8 @@ func TestStatusText(t *testing.T) {
 			"\n  calls without an answer yet: 3 (lookup 1, read 2)\n", " process 4711, rpycfs 0.1.0; rights on the server: daemon, idmap: self\n",
 			"\n  read 5.0 MiB, written 1023 bytes; open files 3,", "\n  calls of the server: lk_granted 9\n",
 			"\n  changes on the server: fanotify, called back 12\n",
+			"\n  compression: auto; receiving on: data arrives at 6.2 MB/s; sending off: the daemon has not asked for it; " +
+				"received 5.0 MiB as 1.0 MiB; 3 messages were sent as they were\n",
 			"\n  waiting: lookup 2 for 4s (process 17); hard: they wait until the server answers\n",
 			"\n  NOT WRITTEN: 4.0 KiB, last at ",
 			"\n  UNDECIDED: 2, last rename at ",

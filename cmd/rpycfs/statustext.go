@@ -38,6 +38,7 @@ func statusText(d *status.Document) string {
 			a.Files, a.FilesUsed, size(a.FileBytesUsed), size(a.FileBytes))
 	}
 	line("  %s", events(d))
+	line("  %s", compression(&d.Session.Compression))
 	for _, name := range slices.Sorted(maps.Keys(d.Served)) {
 		line("  calls of the server: %s %d", name, d.Served[name].Count)
 	}
@@ -67,6 +68,24 @@ func events(d *status.Document) string {
 	text := "inotify events for changes made elsewhere: " + d.Inotify
 	if d.InotifyTold+d.InotifyLost > 0 {
 		text += fmt.Sprintf("; told %d, left out %d", d.InotifyTold, d.InotifyLost)
+	}
+	return text
+}
+
+// compression tells what was compressed, and why it is or is not now.
+func compression(c *status.Compression) string {
+	text := fmt.Sprintf("compression: %s", c.Mode)
+	if c.Mode == "auto" {
+		text += fmt.Sprintf("; receiving %s; sending %s", c.Receiving, c.Sending)
+	}
+	if c.Received > 0 {
+		text += fmt.Sprintf("; received %s as %s", size(c.Received), size(c.ReceivedWire))
+	}
+	if c.Sent > 0 {
+		text += fmt.Sprintf("; sent %s as %s", size(c.Sent), size(c.SentWire))
+	}
+	if c.SentPlain > 0 {
+		text += fmt.Sprintf("; %d messages were sent as they were", c.SentPlain)
 	}
 	return text
 }

@@ -123,6 +123,7 @@ type Options struct {
 	AllowOther bool
 	NoLock     bool   // locks are local only
 	NoInotify  bool   // inotify(7) tells of this machine's changes only
+	Compress   string // auto, on or off
 	IDMap      string // self, raw or name
 	UID, GID   *uint32
 	Umask      *uint32
@@ -209,6 +210,7 @@ var valued = map[string]func(*Options, string) error{
 	"hostkey": func(o *Options, v string) error {
 		return choice(&o.HostKey, "hostkey", v, "accept-new", "ask", "strict")
 	},
+	"compress":   func(o *Options, v string) error { return choice(&o.Compress, "compress", v, "auto", "on", "off") },
 	"knownhosts": func(o *Options, v string) error { o.KnownHosts = v; return nil },
 	"idmap":      func(o *Options, v string) error { return choice(&o.IDMap, "idmap", v, "self", "raw", "name") },
 	"uid":        func(o *Options, v string) error { return id(&o.UID, "uid", v, 10, 1<<32-2) },

@@ -76,10 +76,10 @@ func TestParseArgs(t *testing.T) {
 			Args{Verbose: true, Options: base(func(o *Options) { o.Flags |= unix.MS_RDONLY })}},
 		{"-r -w host:/relativepath /localpoint -o suid,dev,noexec,noatime,sync",
 			Args{Options: base(func(o *Options) { o.Flags = unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_SYNCHRONOUS })}},
-		{"host:/relativepath /localpoint -o identity=a,identity=b,hostkey=strict,knownhosts=k,fingerprint=SHA256:x,idmap=raw,timeo=3,soft,foreground,log=l,credentials=c,password-file=p,username=u",
+		{"host:/relativepath /localpoint -o identity=a,identity=b,hostkey=strict,knownhosts=k,fingerprint=SHA256:x,idmap=raw,timeo=3,compress=on,soft,foreground,log=l,credentials=c,password-file=p,username=u",
 			Args{Options: base(func(o *Options) {
 				o.Identities, o.HostKey, o.KnownHosts, o.Fingerprint = []string{"a", "b"}, "strict", "k", "SHA256:x"
-				o.IDMap, o.Timeo, o.Soft, o.Foreground, o.Log = "raw", 3*time.Second, true, true, "l"
+				o.IDMap, o.Timeo, o.Compress, o.Soft, o.Foreground, o.Log = "raw", 3*time.Second, "on", true, true, "l"
 				o.Credentials, o.PasswordFile, o.User = "c", "p", "u"
 			})}},
 	} {
@@ -100,7 +100,7 @@ func TestParseArgsErrors(t *testing.T) {
 		"", "host:/", "host:/ /a /b", "-o", "host:/ /a -o", "host:/ /a -x", "host:/ /a --what", "host:/ /a -t nfs",
 		"host:/ /a -o bogus", "host:/ /a -o port", "host:/ /a -o port=", "host:/ /a -o port=0", "host:/ /a -o port=65536",
 		"host:/ /a -o port=x", "host:/ /a -o ro=1", "host:/ /a -o uid=-1", "host:/ /a -o uid=4294967295", "host:/ /a -o umask=8",
-		"host:/ /a -o umask=1000", "host:/ /a -o idmap=x", "host:/ /a -o hostkey=x", "host:/ /a -o timeo=0", "host:/ /a -o timeo=x",
+		"host:/ /a -o umask=1000", "host:/ /a -o idmap=x", "host:/ /a -o compress=x", "host:/ /a -o hostkey=x", "host:/ /a -o timeo=0", "host:/ /a -o timeo=x",
 		"host:/ /a -o remount,ro", "host:/ /a -s -o remount",
 	} {
 		if a, err := ParseArgs(strings.Fields(line)); !errors.Is(err, ErrUsage) {

@@ -46,4 +46,19 @@ type Session struct {
 	Heard     time.Time `json:"heard,omitzero"`        // when something came last from the server
 	LastError string    `json:"last_error,omitempty"`  // why the last connection or attempt failed
 	NextTry   time.Time `json:"next_attempt,omitzero"` // while reconnecting
+
+	Compression Compression `json:"compression"`
+}
+
+// Compression tells what was compressed since the mount was made, and whether data is now.
+type Compression struct {
+	Mode      string `json:"mode"`      // auto, on or off: what was asked for
+	Receiving string `json:"receiving"` // "on" or "off" and, unless it was asked for, ": " and why
+	Sending   string `json:"sending"`   // the same
+
+	Received     uint64 `json:"received_bytes"` // that came compressed, as they are now
+	ReceivedWire uint64 `json:"received_wire"`  // as they came
+	Sent         uint64 `json:"sent_bytes"`     // that were compressed, as they were before
+	SentWire     uint64 `json:"sent_wire"`      // as they went
+	SentPlain    uint64 `json:"sent_plain"`     // messages that were sent as they were, as too little was saved
 }

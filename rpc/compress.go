@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,24 +122,21 @@ func (c *compression) told(h *header) {
 }
 
 // arrivals measures how fast data arrives, while a message of which the sender has all at
-// hand is read. A slow connection is so all the time. Where processes wait for processors
-// much of the data still comes fast, and there are pauses. So a connection is as fast as
-// the third best of the last sixteen stretches.
+// hand is read.
 type arrivals struct {
-	rate atomic.Int64 // bytes per second; 0: not known yet
+	rate atomic.Int64 // bytes per second, of the last few megabytes; 0: not known yet
 
-	mu     sync.Mutex
-	bytes  int // of this stretch
-	took   time.Duration
-	last   [16]int64 // bytes per second
-	passed int       // stretches
+	mu    sync.Mutex
+	bytes int
+	took  time.Duration
 }
 
 const (
-	stretchBytes = 64 << 10
-	stretchTime  = 50 * time.Millisecond
-	// fewest is how many stretches there must be, and how many of the last have to be slow.
-	fewest = 14
+	// knownBytes, or knownTime, are from when on the rate is known.
+	knownBytes = 1 << 20
+	knownTime  = 250 * time.Millisecond
+	// halfBytes is when half of what was is forgotten.
+	halfBytes = 4 << 20
 )
 
 // add takes note of n bytes that were waited for.
@@ -149,17 +145,14 @@ func (a *arrivals) add(n int, took time.Duration) {
 	defer a.mu.Unlock()
 	a.bytes += n
 	a.took += took
-	if a.bytes < stretchBytes && a.took < stretchTime {
+	if a.bytes < knownBytes && a.took < knownTime {
 		return
 	}
-	a.last[a.passed%len(a.last)] = int64(float64(a.bytes) / max(a.took, 1).Seconds())
-	a.bytes, a.took = 0, 0
-	if a.passed++; a.passed < fewest {
-		return
+	a.rate.Store(int64(float64(a.bytes) / max(a.took, 1).Seconds()))
+	if a.bytes >= halfBytes {
+		a.bytes /= 2
+		a.took /= 2
 	}
-	sorted := a.last
-	slices.Sort(sorted[:])
-	a.rate.Store(sorted[fewest-1])
 }
 
 func (a *arrivals) slow() bool {
@@ -293,24 +286,17 @@ func (s *shrunk) written() {
 
 // fill reads what arrives into b, and takes note of how long that took.
 func (l *link) fill(b []byte) error {
-	have := min(l.r.Buffered(), len(b))
-	if len(b)-have < minCompress || l.conn.compression.how == CompressOff {
+	waited := len(b) - l.r.Buffered()
+	if waited < minCompress || l.conn.compression.how == CompressOff {
 		_, err := io.ReadFull(l.r, b)
 		return err
 	}
-	if _, err := io.ReadFull(l.r, b[:have]); err != nil {
-		return err
+	start := time.Now()
+	_, err := io.ReadFull(l.r, b)
+	if err == nil {
+		l.conn.compression.arrivals.add(waited, time.Since(start))
 	}
-	for b, last := b[have:], time.Now(); len(b) > 0; {
-		n, err := io.ReadFull(l.r, b[:min(len(b), minCompress)])
-		if err != nil {
-			return err
-		}
-		now := time.Now()
-		l.conn.compression.arrivals.add(n, now.Sub(last))
-		b, last = b[n:], now
-	}
-	return nil
+	return err
 }
 
 // expand reads wire bytes of compressed data into dst.

@@ -100,7 +100,8 @@ func TestDecompress(t *testing.T) {
 	}
 }
 
-// TestArrivals: a connection is slow if fourteen of the last sixteen stretches were.
+// TestArrivals: whether a connection is slow is known after a megabyte, and after some more
+// if it has changed; single pauses do not matter.
 func TestArrivals(t *testing.T) {
 	var a arrivals
 	step := func(times, bytes int, took time.Duration, slow bool) {
@@ -111,22 +112,24 @@ func TestArrivals(t *testing.T) {
 			}
 		}
 	}
-	step(13, 64<<10, 10*time.Millisecond, false) // too few
-	step(1, 64<<10, 10*time.Millisecond, true)
-	step(3, 32<<10, 5*time.Millisecond, true) // half a stretch each
-	step(1, 20<<10, 200*time.Millisecond, true)
-	step(2, 1<<20, time.Millisecond, true) // it comes in bursts
-	step(1, 1<<20, 0, false)
-	step(13, 64<<10, 10*time.Millisecond, false)
-	for range 10 { // a process that gets a processor now and then
-		step(4, 64<<10, 100*time.Microsecond, false)
-		step(8, 64<<10, 10*time.Millisecond, false)
+	const part = 64 << 10
+	at := func(rate int) time.Duration { return part * time.Second / time.Duration(rate) }
+	step(15, part, at(25e6), false) // too few
+	step(500, part, at(25e6), true)
+	for range 60 {
+		a.add(part, at(100e6))
 	}
+	step(100, part, at(100e6), false)
+	step(1, part, 20*time.Millisecond, false)
+	step(100, part, at(100e6), false)
+	for range 60 {
+		a.add(part, at(6e6))
+	}
+	step(100, part, at(6e6), true)
+	step(1, 1<<20, 0, true) // what came while this process had no processor
 	a = arrivals{}
-	step(100, 64<<10, 64<<10*time.Second/(40<<20), false)
-	a = arrivals{}
-	step(13, 64<<10, 64<<10*time.Second/(25<<20), false)
-	step(100, 64<<10, 64<<10*time.Second/(25<<20), true)
+	step(1, 20<<10, 200*time.Millisecond, false)
+	step(1, 20<<10, 200*time.Millisecond, true) // nobody waits for a megabyte of that
 }
 
 func FuzzCompressedHeader(f *testing.F) {

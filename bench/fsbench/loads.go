@@ -30,6 +30,7 @@ const (
 	listName   = "list"    // the directory that is listed
 	madeName   = "small"   // the directory in which small files are made
 	callName   = "touched" // the file whose times are changed
+	asideName  = "aside"   // what cells before have made
 	untarName  = "untar"
 	cloneName  = "clone"
 	doomedName = "doomed"
@@ -143,7 +144,7 @@ func (l *loads) all(full *loads) []load {
 		return load{name: name, unit: unitReads, warm: warm, run: func(mnt string) (float64, error) { return l.readRandom(mnt, threads) }}
 	}
 	create := func(name string, threads int) load {
-		return load{name: name, unit: unitTime, whole: whole(l.small, full.small), before: l.removeSmall, after: l.checkSmall,
+		return load{name: name, unit: unitTime, whole: whole(l.small, full.small), before: l.moveSmall, after: l.checkSmall,
 			run: func(mnt string) (float64, error) { return l.makeSmall(mnt, threads) }}
 	}
 	ofTree := func(name, again string, run func(string) error, before, after func() error) load {
@@ -170,8 +171,8 @@ func (l *loads) all(full *loads) []load {
 		ofTree(rowGrep, rowGrepWarm, l.grep, nil, nil),
 		ofTree(rowStatus, rowStatusWarm, l.status, l.restoreIndex, nil),
 		ofTree(rowCopy, "", l.copyOut, l.removeCopy, l.checkCopy),
-		ofTree(rowUntar, "", l.untar, l.remover(untarName), func() error { return l.tree.same(l.path(untarName)) }),
-		ofTree(rowClone, "", l.clone, l.remover(cloneName), func() error { return l.tree.same(l.path(cloneName)) }),
+		ofTree(rowUntar, "", l.untar, l.mover(untarName), func() error { return l.tree.same(l.path(untarName)) }),
+		ofTree(rowClone, "", l.clone, l.mover(cloneName), func() error { return l.tree.same(l.path(cloneName)) }),
 		ofTree(rowRemove, "", l.remove, l.makeDoomed, l.checkRemoved),
 		{name: rowBuild, unit: unitTime, whole: whole(l.modules, full.modules), before: l.cleanBuild, run: l.build, after: l.checkBuilt},
 		{name: rowSQLite, unit: unitTime, whole: whole(l.inserts, full.inserts), before: l.removeDB, run: l.insert, after: l.checkDB},
@@ -185,10 +186,20 @@ func (l *loads) all(full *loads) []load {
 	return all
 }
 
-// remover returns a function that removes a directory and makes it anew.
-func (l *loads) remover(name string) func() error {
+// mover returns a function that moves a directory aside and makes it anew. It is not
+// removed: ext4 does not use inodes that were removed in the last minutes, and looks at
+// each of them for every file that it makes. That can take longer than all the rest, and
+// depends on who was measured before.
+func (l *loads) mover(name string) func() error {
 	return func() error {
-		if err := os.RemoveAll(l.path(name)); err != nil {
+		if err := os.MkdirAll(l.path(asideName), 0o755); err != nil {
+			return err
+		}
+		aside, err := os.MkdirTemp(l.path(asideName), name)
+		if err != nil {
+			return err
+		}
+		if err := os.Rename(l.path(name), filepath.Join(aside, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return os.Mkdir(l.path(name), 0o755)
@@ -247,7 +258,7 @@ func (l *loads) writeNew(mnt string) (float64, error) {
 
 func (l *loads) checkNew() error { return checkFile(l.path(newName), bigSeed+1, l.bytes, word) }
 
-func (l *loads) removeSmall() error { return l.remover(madeName)() }
+func (l *loads) moveSmall() error { return l.mover(madeName)() }
 
 func (l *loads) makeSmall(mnt string, threads int) (float64, error) {
 	return float64(l.small), parallel(threads, func(thread int) error {

@@ -203,3 +203,49 @@ func TestDeaf(t *testing.T) {
 	c.Close()
 	gone(t, path)
 }
+
+// TestKeepSoon: what is dropped at once the keeper never hears of; the rest it has after
+// Settle, after Close, and after a while.
+func TestKeepSoon(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	c, _ := connect(t, path, time.Minute)
+	for key := range uint64(10) {
+		dropped := false
+		c.KeepSoon(key, int(removed(t, "x").Fd()))
+		c.Drop(key, func() { dropped = true })
+		if !dropped {
+			t.Fatalf("key %d: the keeper is waited for", key)
+		}
+	}
+	if c.keeper() != 0 {
+		t.Error("a keeper was started for nothing")
+	}
+	c.KeepSoon(20, int(removed(t, "x").Fd()))
+	c.Settle()
+	if n := waiting(c); n > 0 {
+		t.Errorf("after Settle the keeper has not got %d", n)
+	}
+	c.KeepSoon(21, int(removed(t, "x").Fd()))
+	for end := time.Now().Add(20 * time.Second); waiting(c) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is not given to the keeper")
+		}
+	}
+	c.KeepSoon(22, int(removed(t, "x").Fd()))
+	c.Close()
+	c, found := connect(t, path, time.Minute)
+	if len(found) != 3 || found[20] == 0 || found[21] == 0 || found[22] == 0 {
+		t.Errorf("kept: %v", found)
+	}
+	for key, fd := range found {
+		c.Drop(key, func() { unix.Close(fd) })
+	}
+	c.Close()
+	gone(t, path)
+}
+
+func waiting(c *Client) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.soon)
+}

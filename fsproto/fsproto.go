@@ -22,6 +22,7 @@ const (
 	MaxEntries    = 8192    // entries in one readdir reply
 	MaxGroups     = 64      // supplementary groups of a credential
 	MaxForget     = 4096    // nodes in one forget
+	MaxReleases   = 1024    // handles in one releases
 	MaxCreds      = 1024    // credentials of one session, without credential 0
 	MaxOwners     = 128     // users, and groups, in one names or ids
 	MaxOwnerName  = 256     // name of a user or group

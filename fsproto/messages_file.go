@@ -186,6 +186,14 @@ func (m *FsyncReq) Fields(c *rpc.Codec) {
 // ReleaseReq closes a handle. An unknown one is an error (EBADF).
 type ReleaseReq = HandleReq
 
+// ReleasesReq closes many handles. Unknown ones are passed over.
+type ReleasesReq struct{ Handles []Handle }
+
+// Fields lists the fields of m.
+func (m *ReleasesReq) Fields(c *rpc.Codec) {
+	rpc.List(c, &m.Handles, MaxReleases, 8, func(c *rpc.Codec, h *Handle) { c.U64((*uint64)(h)) })
+}
+
 // Modes of FallocateReq, as fallocate(2) has them.
 const (
 	FallocKeepSize  uint32 = 0x01

@@ -36,6 +36,7 @@ var (
 	CopyFileRange = rpc.Define[CopyReq, CopyRes](0x0129, "copy_file_range", rpc.Change)
 	Tmpfile       = rpc.Define[TmpfileReq, CreateRes](0x012a, "tmpfile", rpc.Change)
 	Readfile      = rpc.Define[ReadfileReq, ReadfileRes](0x012b, "readfile", rpc.Query, rpc.Compresses)
+	Releases      = rpc.Define[ReleasesReq, Empty](0x012c, "releases", rpc.State)
 
 	Opendir = rpc.Define[OpenReq, OpenRes](0x0130, "opendir", rpc.State)
 	Readdir = rpc.Define[ReaddirReq, ReaddirRes](0x0131, "readdir", rpc.Query, rpc.Compresses)

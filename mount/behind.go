@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
+
 	"github.com/rpycfs/rpycfs/fsproto"
 	"github.com/rpycfs/rpycfs/rpc"
 )
@@ -210,8 +212,9 @@ func (d *delayed) may() bool {
 	return d != nil && d.lease != 0 && d.others == 0 && !d.broken && d.err == nil && d.b.fs.link.connected()
 }
 
-// write takes a write, and reports whether it has. It waits until there is room.
-func (d *delayed) write(ctx context.Context, req *fsproto.WriteReq, data []byte) (taken bool, lease uint64, err error) {
+// write takes a write on behalf of a request, and reports whether it has. It waits until
+// there is room.
+func (d *delayed) write(ctx context.Context, h *fuse.InHeader, req *fsproto.WriteReq, data []byte) (taken bool, lease uint64, err error) {
 	b := d.b
 	kept := keepData(data)
 	b.mu.Lock()
@@ -221,6 +224,7 @@ func (d *delayed) write(ctx context.Context, req *fsproto.WriteReq, data []byte)
 		}
 		room := b.room
 		b.mu.Unlock()
+		b.fs.readers.handOver(h)
 		select {
 		case <-room:
 		case <-ctx.Done():

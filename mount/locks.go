@@ -210,6 +210,16 @@ func (k *lockKeeper) unlocked(node fsproto.Node, l *fsproto.Lock, changes uint64
 	}
 }
 
+// hasAny reports whether anybody here may have locks on a file.
+func (k *lockKeeper) hasAny(node fsproto.Node) bool {
+	if k == nil {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.nodes[node] != nil
+}
+
 // closing notes that a handle is about to be closed at the daemon. The function
 // that it returns is called when that is done.
 func (k *lockKeeper) closing(node fsproto.Node, h fsproto.Handle) (closed func()) {

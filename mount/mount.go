@@ -105,22 +105,23 @@ type FS struct {
 	// How long the kernel may use an entry, or that there is none.
 	entryTimeout, negativeTimeout time.Duration
 
-	nodes   *nodeTable
-	access  *accessCache
-	handles *handleTable
-	naming  *naming
-	backlog backlog
-	space   spaceCache
-	root    lastAttr
-	store   *store  // nil without leases
-	behind  *behind // nil: all is on the server when it is answered
-	whole   whole
-	ahead   *ahead  // nil without leases, or with credentials
-	sizes   pending // changes of our own; what is read meanwhile would come with the old size
-	forgets *forgetQueue
-	trimmer *trimmer
-	notices *notifier
-	hot     *hotNames
+	nodes    *nodeTable
+	access   *accessCache
+	handles  *handleTable
+	naming   *naming
+	backlog  backlog
+	releases releases
+	space    spaceCache
+	root     lastAttr
+	store    *store  // nil without leases
+	behind   *behind // nil: all is on the server when it is answered
+	whole    whole
+	ahead    *ahead  // nil without leases, or with credentials
+	sizes    pending // changes of our own; what is read meanwhile would come with the old size
+	forgets  *forgetQueue
+	trimmer  *trimmer
+	notices  *notifier
+	hot      *hotNames
 
 	// mapsAround says that the kernel maps files that are open around its cache.
 	mapsAround bool
@@ -283,6 +284,7 @@ func (fs *FS) Init(s *fuse.Server) {
 // OnUnmount is called by go-fuse after the last request. It ends the workers.
 func (fs *FS) OnUnmount() {
 	fs.link.stop()
+	fs.releases.stop()
 	fs.ahead.stop()
 	fs.inject.stop()
 	if fs.locks != nil {

@@ -23,9 +23,8 @@ func (fs *FS) writeBehind(cancel <-chan struct{}, in *fuse.WriteIn, f *file, req
 	}
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Write.Info, 0)
 	defer ctx.end()
-	fs.readers.handOver(&in.InHeader)
 	changed := fs.store.changing(f.node)
-	taken, lease, err := f.delayed.write(ctx, req, data)
+	taken, lease, err := f.delayed.write(ctx, &in.InHeader, req, data)
 	w := written{at: in.Offset}
 	if taken {
 		w.n = uint32(len(data))

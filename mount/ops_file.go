@@ -445,14 +445,21 @@ func (fs *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 // Release closes a file after its last descriptor. Nobody waits for it.
 func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	if fs.closeFile(&in.InHeader, in.Fh) {
-		fs.calling(&in.InHeader)
-		if fs.locks != nil {
-			fs.seeCloses(fs.locks.ctx, fsproto.Node(in.NodeId))
-			defer fs.locks.closing(fsproto.Node(in.NodeId), fsproto.Handle(in.Fh))()
-		}
-		fs.release(fsproto.Handle(in.Fh))
+	node, h := fsproto.Node(in.NodeId), fsproto.Handle(in.Fh)
+	f := fs.handles.file(in.Fh)
+	if !fs.closeFile(&in.InHeader, in.Fh) {
+		return
 	}
+	if f != nil && f.delayed != nil && !fs.locks.hasAny(node) {
+		fs.releaseSoon(h)
+		return
+	}
+	fs.calling(&in.InHeader)
+	if fs.locks != nil {
+		fs.seeCloses(fs.locks.ctx, node)
+		defer fs.locks.closing(node, h)()
+	}
+	fs.release(h)
 }
 
 // closeFile forgets an open file on behalf of a request, and reports whether the daemon
@@ -464,8 +471,10 @@ func (fs *FS) closeFile(h *fuse.InHeader, fh uint64) bool {
 	}
 	fs.nodes.opened(f.node, -1)
 	if f.delayed != nil {
-		fs.readers.handOver(h)
-		_ = fs.behind.settle(fs.link.ctx, f.node)
+		if fs.behind.busy(f.node) {
+			fs.readers.handOver(h)
+			_ = fs.behind.settle(fs.link.ctx, f.node)
+		}
 		f.delayed.closed()
 	}
 	return fs.closeLate(h, &f.late)

@@ -42,6 +42,9 @@ func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc
 		return syscall.EROFS
 	}
 	fs.readers.handOver(h)
+	if op.Slotted() && op.Number != fsproto.Create.Number {
+		fs.hurryReleases()
+	}
 	cred, err := fs.creds.of(ctx, h)
 	if err != nil {
 		return err

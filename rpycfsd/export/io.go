@@ -116,6 +116,24 @@ func (s *Session) release(c call, req *fsproto.ReleaseReq, _ *fsproto.Empty) err
 	return nil
 }
 
+func (s *Session) releases(_ call, req *fsproto.ReleasesReq, _ *fsproto.Empty) error {
+	var closing []*handle
+	s.mu.Lock()
+	for _, num := range req.Handles {
+		if h := s.handles[num]; h != nil {
+			delete(s.handles, num)
+			if s.dismiss(h) {
+				closing = append(closing, h)
+			}
+		}
+	}
+	s.mu.Unlock()
+	for _, h := range closing {
+		s.finish(h)
+	}
+	return nil
+}
+
 func (s *Session) fallocate(c call, req *fsproto.FallocateReq, res *fsproto.AttrRes) error {
 	h, err := s.handleOf(c, req.Handle)
 	if err != nil {

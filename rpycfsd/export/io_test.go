@@ -42,6 +42,30 @@ func TestOpen(t *testing.T) {
 	v.content("file", "")
 }
 
+// TestReleases closes many files in one call, which may name one that is not open.
+func TestReleases(t *testing.T) {
+	v := newEnv(t, Config{}, Identity{}, nil)
+	must(t, os.WriteFile(v.path("file"), []byte("text"), 0o644))
+	file := v.lookup("file").Node
+	before := descriptors(t)
+	var handles []fsproto.Handle
+	for range 5 {
+		handles = append(handles, v.open(file, fsproto.OpenRead))
+	}
+	kept := v.open(file, fsproto.OpenRead)
+	do(v, fsproto.Releases, fsproto.ReleasesReq{Handles: append(handles, newHandle())})
+	for _, h := range handles {
+		_, err := v.read(h, 0, 1)
+		want(t, err, syscall.EBADF)
+	}
+	if text, err := v.read(kept, 0, 4); err != nil || string(text) != "text" {
+		t.Errorf("the file that stayed open: %q, %v", text, err)
+	}
+	if n := descriptors(t); n > before+2 {
+		t.Errorf("%d descriptors, before there were %d", n, before)
+	}
+}
+
 func TestHandleLimit(t *testing.T) {
 	v := newEnv(t, Config{MaxHandles: 3}, Identity{}, tree)
 	file := v.lookup("file").Node

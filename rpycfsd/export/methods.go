@@ -156,6 +156,7 @@ var methods = []method{
 	define(fsproto.Write, (*Session).write, asOpener),
 	define(fsproto.Fsync, (*Session).fsync, asOpener),
 	define(fsproto.Release, (*Session).release, asDaemon),
+	define(fsproto.Releases, (*Session).releases, asDaemon),
 	define(fsproto.Fallocate, (*Session).fallocate, asOpener),
 	define(fsproto.Lseek, (*Session).lseek, asDaemon),
 	define(fsproto.CopyFileRange, (*Session).copyFileRange, asOpener),

@@ -80,6 +80,10 @@ func (d *doing) look(req any) {
 		d.node(req.Node, fsproto.WatchAttrib)
 	case *fsproto.ReleaseReq:
 		d.file(req.Handle, fsproto.WatchCloseWrite)
+	case *fsproto.ReleasesReq:
+		for _, h := range req.Handles {
+			d.file(h, fsproto.WatchCloseWrite)
+		}
 	}
 }
 

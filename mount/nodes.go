@@ -2,6 +2,7 @@ package mount
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,8 +29,8 @@ type node struct {
 	changes   int           // requests of our own under way that change its entries
 	listed    time.Duration // when a listing told the kernel last of entries to be believed
 	contended time.Duration // until when its names are not believed, since the table was made
-	moves     int           // renames of our own into it that are under way
-	moved     bool          // the kernel may believe a name that one of those has brought
+	moves     int           // renames of our own that bring names into it and are under way
+	moved     movedNames    // what such have brought, which the kernel may believe
 
 	// For finding the node again at a restarted daemon. Parent and name are
 	// hints: the file may have been renamed elsewhere or have other names.
@@ -164,31 +165,68 @@ func (t *nodeTable) isChanging(dir fsproto.Node) (changing bool) {
 	return changing
 }
 
-// moving is changing for a rename: what it brings keeps the time for which it was to be
-// believed where it was before.
-func (t *nodeTable) moving(dirs ...fsproto.Node) (done func()) {
+// moving is changing for a rename: what it brings under these names keeps the time for
+// which it was to be believed where it was before.
+func (t *nodeTable) moving(brings ...entryName) (done func()) {
+	dirs := make([]fsproto.Node, len(brings))
+	for i, e := range brings {
+		dirs[i] = e.dir
+	}
 	changed := t.changing(dirs...)
-	for _, dir := range dirs {
-		t.update(dir, func(n *node) { n.moves, n.moved = n.moves+1, true })
+	for _, e := range brings {
+		t.update(e.dir, func(n *node) {
+			n.moves++
+			n.moved.add(e.name)
+		})
 	}
 	return func() {
-		for _, dir := range dirs {
-			t.update(dir, func(n *node) { n.moves = max(0, n.moves-1) })
+		for _, e := range brings {
+			t.update(e.dir, func(n *node) { n.moves = max(0, n.moves-1) })
 		}
 		changed()
 	}
 }
 
-// believes reports whether the kernel may believe names in a directory that it should not
-// any more, because a listing or a rename has brought them. It is made to look all of
-// them up anew, then.
-func (t *nodeTable) believes(dir fsproto.Node) (may bool) {
-	if t.listedWithin(dir, arriving) {
-		may = true
+// movedNames are names that renames have brought into a directory. Once they are too many,
+// "" stands for all there are.
+type movedNames map[string]struct{}
+
+const maxMoved = 64
+
+func (m *movedNames) add(name string) {
+	switch {
+	case m.any([]string{name}):
+		return
+	case *m == nil:
+		*m = make(movedNames)
+	case len(*m) >= maxMoved:
+		clear(*m)
+		name = ""
 	}
+	(*m)[name] = struct{}{}
+}
+
+// any reports whether one of these names may be among them.
+func (m *movedNames) any(names []string) bool {
+	if _, all := (*m)[""]; all {
+		return true
+	}
+	return slices.ContainsFunc(names, func(name string) bool {
+		_, is := (*m)[name]
+		return is
+	})
+}
+
+// believes reports whether the kernel may believe one of these names in a directory although
+// it should believe none, because a listing or a rename has brought it. It is made to look
+// all of them up anew, then.
+func (t *nodeTable) believes(dir fsproto.Node, names []string) (may bool) {
+	listed := t.listedWithin(dir, arriving)
 	t.update(dir, func(n *node) {
-		may = may || n.moved
-		n.moved = n.moves > 0
+		may = listed || n.moved.any(names)
+		if may && n.moves == 0 {
+			n.moved = nil
+		}
 	})
 	return may
 }

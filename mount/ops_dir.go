@@ -120,10 +120,14 @@ func (fs *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName
 		Parent: fsproto.Node(in.NodeId), Name: oldName,
 		NewParent: fsproto.Node(in.Newdir), NewName: newName, Flags: in.Flags,
 	}
-	defer fs.nodes.moving(req.Parent, req.NewParent)()
-	fs.whole.making(req.NewParent, newName)
+	brings := []entryName{{req.NewParent, newName}}
 	if req.Flags&fsproto.RenameExchange != 0 {
-		fs.whole.making(req.Parent, oldName)
+		brings = append(brings, entryName{req.Parent, oldName})
+	}
+	defer fs.nodes.changing(req.Parent)()
+	defer fs.nodes.moving(brings...)()
+	for _, e := range brings {
+		fs.whole.making(e.dir, e.name)
 	}
 	var res fsproto.RenameRes
 	st := callWithSpace(fs, cancel, &in.InHeader, fsproto.Rename, &req, &res)

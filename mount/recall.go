@@ -92,10 +92,10 @@ func (r *recalling) node(n *fsproto.Recalled) {
 			}
 		}
 	case fs.device.epochs() && len(n.Names) > 0 && fs.nodes.contended(n.Node, true):
-		// None of its names is believed, but what a rename has brought, or a listing
-		// that was under way when that began.
+		// None of its names is believed, but those that a rename has brought, or a
+		// listing that was under way when that began.
 		fs.notices.forgetNames(n.Node, n.Names)
-		if fs.nodes.believes(n.Node) {
+		if fs.nodes.believes(n.Node, n.Names) {
 			r.epoch()
 		}
 	case fs.device.epochs() && len(n.Names) > 0 && fs.nodes.isChanging(n.Node):

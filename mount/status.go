@@ -30,6 +30,7 @@ type Status struct {
 	EventsWhy     string `json:"events_why"`    // why in no better way, in the server's words
 	Recalls       uint64 `json:"recalls"`       // nodes of which the server has taken leases back
 	RecalledAll   uint64 `json:"recalled_all"`  // how often it has taken back all
+	Epochs        uint64 `json:"epochs"`        // how often the kernel was made to look up every name anew
 	// Whether programs that watch by inotify(7) are told of them: "on", or "off" and,
 	// unless it was asked for, ": " and why.
 	Inotify     string `json:"inotify"`
@@ -114,6 +115,7 @@ func (fs *FS) Status() Status {
 		BytesRead:     fs.bytesRead.Load(),
 		BytesWritten:  fs.bytesWritten.Load(),
 		Invalidations: fs.invalidations.Load(),
+		Epochs:        fs.epochs.Load(),
 		Inotify:       fs.inject.state(),
 		Requests:      make(map[string]RequestStatus),
 		Calls:         make(map[string]CallStatus),

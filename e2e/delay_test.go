@@ -50,6 +50,7 @@ type mountStatus struct {
 	Events, Inotify string
 	Told            int `json:"inotify_told"`
 	Lost            int `json:"inotify_lost"`
+	Recalls, Epochs int
 	RecalledAll     int `json:"recalled_all"`
 	Requests        map[string]struct{ Count int }
 }

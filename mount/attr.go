@@ -61,6 +61,9 @@ func (fs *FS) fillEntry(out *fuse.EntryOut, e *fsproto.Entry, asked bool, keep, 
 	fs.access.saw(e.Node, &e.Attr)
 	out.NodeId = uint64(e.Node)
 	out.SetEntryTimeout(max(0, keep-age))
+	if asked && keep > age && e.Attr.IsDir() {
+		fs.nodes.keeps(e.Node)
+	}
 	if asked || fs.leases == nil {
 		out.SetAttrTimeout(max(0, fs.attrTimeout(e.Node, &e.Attr)-age))
 	}

@@ -277,8 +277,8 @@ func (c *Config) setDefaults() {
 
 // Init is called by go-fuse once the kernel has answered.
 func (fs *FS) Init(s *fuse.Server) {
-	fs.notices.start(countedKernel{s, &fs.invalidations})
 	fs.trimmer.start(s)
+	fs.notices.start(countedKernel{s, &fs.invalidations}, fs.lookAnew)
 }
 
 // OnUnmount is called by go-fuse after the last request. It ends the workers.

@@ -16,6 +16,7 @@ type node struct {
 	stamp   uint64 // newest stamp seen, for forget
 	ino     uint64
 	dir     bool
+	entered bool // it may be somebody's working directory
 
 	// changed is the clock's reading when a request of our own last changed
 	// the node or, for a directory, its entries.
@@ -23,6 +24,7 @@ type node struct {
 
 	seen   seen          // what the kernel has of the node
 	looked time.Duration // when a lookup told of it last, since the table was made
+	kept   time.Duration // of a directory: when an answer let the kernel believe its name last; 0: never
 	opens  int           // open files
 	may    mayOpen       // while seen.leased
 
@@ -50,6 +52,7 @@ type nodeTable struct {
 	made   time.Time
 	count  atomic.Int64
 	shards [nodeShards]nodeShard
+	dirs   *dirNames
 	former former
 }
 
@@ -59,7 +62,7 @@ type nodeShard struct {
 }
 
 func newNodeTable() *nodeTable {
-	t := &nodeTable{made: time.Now()}
+	t := &nodeTable{made: time.Now(), dirs: newDirNames()}
 	for i := range t.shards {
 		t.shards[i].nodes = make(map[fsproto.Node]*node)
 	}
@@ -86,9 +89,15 @@ func (t *nodeTable) note(e *fsproto.Entry, parent fsproto.Node, name string) {
 	if !bytes.Equal(n.handle, e.FileHandle) {
 		n.handle = bytes.Clone(e.FileHandle)
 	}
-	if name != "" {
-		n.parent, n.name = parent, name
+	if name == "" {
+		return
 	}
+	if at := (entryName{parent, name}); n.dir {
+		t.dirs.seen(e.Node, at)
+	} else if n.parent != parent || n.name != name {
+		t.dirs.taken(at)
+	}
+	n.parent, n.name = parent, name
 }
 
 // again adds a reference to a node that the kernel knows. It reports whether it does.
@@ -129,6 +138,16 @@ func (t *nodeTable) outdated(id fsproto.Node) (old bool) {
 func (t *nodeTable) moved(of, parent fsproto.Node, name string) {
 	t.update(of, func(n *node) { n.parent, n.name = parent, name })
 	t.former.moved(of, entryName{parent, name})
+}
+
+// renamed is moved for what the kernel has renamed itself.
+func (t *nodeTable) renamed(of, parent fsproto.Node, name string) {
+	t.moved(of, parent, name)
+	t.update(of, func(n *node) {
+		if n.dir {
+			t.dirs.seen(of, entryName{parent, name})
+		}
+	})
 }
 
 // touch records that a request of our own has changed the nodes.
@@ -275,6 +294,25 @@ func (t *nodeTable) toldWithin(id fsproto.Node, d time.Duration) (lately bool) {
 	return lately
 }
 
+// keeps notes that an answer lets the kernel believe the name of a directory.
+func (t *nodeTable) keeps(id fsproto.Node) {
+	now := time.Since(t.made)
+	t.update(id, func(n *node) { n.kept = now })
+}
+
+// entered notes that somebody is about to make a directory his working directory.
+func (t *nodeTable) entered(id fsproto.Node) { t.update(id, func(n *node) { n.entered = n.dir }) }
+
+// dirAt returns the directory that the kernel has under a name, whether somebody has
+// entered it, and whether no answer that lets the kernel believe the name can still be on
+// its way.
+func (t *nodeTable) dirAt(at entryName) (id fsproto.Node, entered, settled bool) {
+	id = t.dirs.find(at)
+	now := time.Since(t.made)
+	t.update(id, func(n *node) { entered, settled = n.entered, n.kept == 0 || now-n.kept > takenIn })
+	return id, entered, settled
+}
+
 // all returns the nodes that the kernel may know.
 func (t *nodeTable) all() (ids []fsproto.Node) {
 	for i := range t.shards {
@@ -301,22 +339,6 @@ func (t *nodeTable) namesIn(dir fsproto.Node) (names []string) {
 		s.mu.Unlock()
 	}
 	return names
-}
-
-// dirsIn returns the names of directories in a directory by which they were found.
-func (t *nodeTable) dirsIn(dir fsproto.Node) map[string]bool {
-	dirs := make(map[string]bool)
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
-		for _, n := range s.nodes {
-			if n.parent == dir && n.dir && n.name != "" {
-				dirs[n.name] = true
-			}
-		}
-		s.mu.Unlock()
-	}
-	return dirs
 }
 
 // inoOf returns the inode number of a node.
@@ -364,6 +386,7 @@ func (t *nodeTable) forget(id fsproto.Node, lookups uint64) (f fsproto.Forgotten
 	}
 	if n.dir && n.name != "" {
 		t.former.add(id, entryName{n.parent, n.name})
+		t.dirs.forget(id)
 	}
 	delete(s.nodes, id)
 	t.count.Add(-1)

@@ -26,27 +26,23 @@ type notifier struct {
 	quit      chan struct{}
 	running   sync.WaitGroup
 	kernel    kernel
+	lookAnew  func(dir fsproto.Node, name string)
 
 	mu      sync.Mutex
 	waiting map[fsproto.Node]struct{}
-	names   map[dirName]struct{} // to be dropped when their directories' locks are free
-}
-
-type dirName struct {
-	dir  fsproto.Node
-	name string
+	names   map[entryName]struct{} // to be dropped when their directories' locks are free
 }
 
 func newNotifier(log *slog.Logger) *notifier {
 	return &notifier{
 		log: log, wake: make(chan struct{}, 1), wakeNames: make(chan struct{}, 1), quit: make(chan struct{}),
-		waiting: make(map[fsproto.Node]struct{}), names: make(map[dirName]struct{}),
+		waiting: make(map[fsproto.Node]struct{}), names: make(map[entryName]struct{}),
 	}
 }
 
 // start is called at most once.
-func (n *notifier) start(k kernel) {
-	n.kernel = k
+func (n *notifier) start(k kernel, lookAnew func(dir fsproto.Node, name string)) {
+	n.kernel, n.lookAnew = k, lookAnew
 	n.running.Go(func() { n.run(n.wake, n.dropNodes) })
 	n.running.Go(func() { n.run(n.wakeNames, n.dropNames) })
 }
@@ -75,7 +71,7 @@ func (n *notifier) invalidate(node fsproto.Node) {
 func (n *notifier) forgetNames(dir fsproto.Node, names []string) {
 	n.mu.Lock()
 	for _, name := range names {
-		n.names[dirName{dir, name}] = struct{}{}
+		n.names[entryName{dir, name}] = struct{}{}
 	}
 	n.mu.Unlock()
 	select {
@@ -108,9 +104,9 @@ func (n *notifier) dropNodes() {
 func (n *notifier) dropNames() {
 	n.mu.Lock()
 	batch := n.names
-	n.names = make(map[dirName]struct{})
+	n.names = make(map[entryName]struct{})
 	n.mu.Unlock()
 	for of := range batch {
-		n.kernel.EntryNotify(uint64(of.dir), of.name)
+		n.lookAnew(of.dir, of.name)
 	}
 }

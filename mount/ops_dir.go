@@ -135,12 +135,12 @@ func (fs *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName
 	if !st.Ok() {
 		return st
 	}
-	fs.nodes.moved(res.Node, req.NewParent, newName)
+	fs.nodes.renamed(res.Node, req.NewParent, newName)
 	fs.hot.made(req.NewParent, newName, res.Node)
 	exchanged := fsproto.Node(0)
 	if in.Flags == fsproto.RenameExchange {
 		exchanged = res.Replaced
-		fs.nodes.moved(exchanged, req.Parent, oldName)
+		fs.nodes.renamed(exchanged, req.Parent, oldName)
 	}
 	fs.hot.made(req.Parent, oldName, exchanged)
 	return fuse.OK

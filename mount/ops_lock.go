@@ -309,19 +309,11 @@ func (fs *FS) freshen(ctx context.Context, node fsproto.Node) fuse.Status {
 	dir := fs.locks.dirOf(node)
 	fs.ahead.drop(dir)
 	names, wait := fs.guard.stale(dir)
-	dirs := map[string]bool{}
-	if len(names) > 0 && fs.expires {
-		dirs = fs.nodes.dirsIn(dir)
-	}
 	done := make(chan struct{})
 	fs.locks.settling.Go(func() {
 		defer close(done)
 		for _, name := range names {
-			if dirs[name] { // it may be a working directory, which would have no path then
-				fs.device.expire(dir, name)
-			} else {
-				fs.notices.kernel.EntryNotify(uint64(dir), name)
-			}
+			fs.lookAnew(dir, name)
 		}
 		fs.notices.kernel.InodeNotify(uint64(node), 0, 0)
 	})

@@ -385,6 +385,7 @@ func setattrReq(in *fuse.SetAttrIn) fsproto.SetattrReq {
 // Access asks the daemon, which alone decides about rights. The kernel asks for
 // access(2) and chdir(2), and only where it does not check permissions itself.
 func (fs *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
+	fs.nodes.entered(fsproto.Node(in.NodeId))
 	ctx := fs.begin(cancel, &in.InHeader, &fsproto.Access.Info, 0)
 	defer ctx.end()
 	cred, err := fs.creds.of(ctx, &in.InHeader)

@@ -114,7 +114,7 @@ func (r *recalling) node(n *fsproto.Recalled) {
 
 // name drops one name, and reports whether the kernel has.
 func (r *recalling) name(dir fsproto.Node, name string) bool {
-	return r.within(func() { r.fs.notices.kernel.EntryNotify(uint64(dir), name) })
+	return r.within(func() { r.fs.lookAnew(dir, name) })
 }
 
 // epoch makes the kernel look up every name anew, once for the whole recall.

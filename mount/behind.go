@@ -26,9 +26,9 @@ import (
 //     nothing is left.
 //   - Calls that fail are made again one by one, because those behind them have failed
 //     with them. What fails then is an error of the file as long as it is open for
-//     writing: the next fsync and the next write through each descriptor tell of it, and
-//     each close. Who opens the file when somebody has been told is not told. What was to
-//     be written behind it is left out, so that the file ends where the trouble began.
+//     writing: each fsync and each close tell of it, and the next write through each
+//     descriptor. What was to be written behind it is left out, so that the file ends
+//     where the trouble began.
 //
 // What is on its way belongs to the session as any call: it survives cut connections and
 // restarts of the daemon, and arrives once.
@@ -101,7 +101,6 @@ type delayed struct {
 	timer  *time.Timer // runs while a change of attributes waits for others
 	broken bool        // calls have failed, and are made again one by one
 	err    error       // of what was answered and cannot be done
-	told   bool        // a program has been told of err, by fsync or write
 }
 
 // delay is one change.
@@ -153,16 +152,12 @@ func (b *behind) wants(flags uint32) uint32 {
 func (b *behind) opened(f *file, flags uint32, a *fsproto.Attr) {
 	may := a.Lease&fsproto.LeaseWrite != 0
 	a.Lease &^= fsproto.LeaseWrite
-	if b == nil {
+	if b == nil || flags&fsproto.OpenAccess == fsproto.OpenRead {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	d := b.files[f.node]
-	f.spared = d != nil && d.told
-	if flags&fsproto.OpenAccess == fsproto.OpenRead {
-		return
-	}
 	if d == nil { // if it was open already, others may have changed it since the reply
 		b.streams = max(1, b.streams+1)
 		d = &delayed{b: b, node: f.node, stream: b.streams}

@@ -271,9 +271,9 @@ func lateErrno(err error) fuse.Status {
 }
 
 // failure returns the error of what was answered and could not be done, if there is one
-// that an open file is to be told of.
+// of an open file.
 func (b *behind) failure(f *file) error {
-	if b == nil || f.spared {
+	if b == nil {
 		return nil
 	}
 	b.mu.Lock()
@@ -283,13 +283,4 @@ func (b *behind) failure(f *file) error {
 		return nil
 	}
 	return d.err
-}
-
-// told notes that somebody has been told of that error, and has listened.
-func (b *behind) told(node fsproto.Node) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if d := b.files[node]; d != nil {
-		d.told = d.err != nil
-	}
 }

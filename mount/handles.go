@@ -17,8 +17,6 @@ type file struct {
 
 	delayed  *delayed    // nil: it is not open for writing, or nothing is delayed
 	lateTold atomic.Bool // a write has failed because of one that was answered before
-	syncTold atomic.Bool // an fsync has
-	spared   bool        // it was opened when others had been told of that
 }
 
 // handleTable finds what is open under a handle number. Numbers are chosen by

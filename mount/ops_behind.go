@@ -3,7 +3,6 @@ package mount
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -42,15 +41,10 @@ func (fs *FS) writeBehind(cancel <-chan struct{}, in *fuse.WriteIn, f *file, req
 	return errno(err), taken || err != nil
 }
 
-// lateError tells an open file of what was answered and cannot be written, unless that
-// was done. told is by what it is told: who has heard of it by a write, and makes that
-// once more, shall not believe the next fsync.
-func (fs *FS) lateError(f *file, told *atomic.Bool) fuse.Status {
-	if told.Load() {
-		return fuse.OK
-	}
-	if err := fs.behind.failure(f); err != nil && told.CompareAndSwap(false, true) {
-		fs.behind.told(f.node)
+// lateError tells a write, once for each open file, of what was answered and cannot be
+// written.
+func (fs *FS) lateError(f *file) fuse.Status {
+	if err := fs.behind.failure(f); err != nil && f.lateTold.CompareAndSwap(false, true) {
 		return lateErrno(err)
 	}
 	return fuse.OK
@@ -75,7 +69,6 @@ func (fs *FS) flushBehind(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status 
 			return errno(err)
 		}
 	}
-	// Each time: a close may be that of a process which ends, and nobody hears.
 	if err := fs.behind.failure(f); err != nil {
 		return lateErrno(err)
 	}
@@ -94,8 +87,8 @@ func (fs *FS) fsyncBehind(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto
 			if err := fs.behind.settle(ctx, f.node); err != nil {
 				return errno(err)
 			}
-			if st := fs.lateError(f, &f.syncTold); !st.Ok() {
-				return st
+			if err := fs.behind.failure(f); err != nil {
+				return lateErrno(err)
 			}
 		}
 		return errno(rpc.Call(ctx, fs.peer, fsproto.Fsync, req, &fsproto.AttrRes{}))
@@ -110,8 +103,8 @@ func (fs *FS) fsyncBehind(cancel <-chan struct{}, h *fuse.InHeader, req *fsproto
 			if err := fs.behind.settle(ctx, f.node); err != nil {
 				return errno(err)
 			}
-			if st := fs.lateError(f, &f.syncTold); !st.Ok() {
-				return st
+			if err := fs.behind.failure(f); err != nil {
+				return lateErrno(err)
 			}
 		}
 		if len(after) == 0 || !errors.Is(err, syscall.ECANCELED) {

@@ -314,7 +314,7 @@ func (fs *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint
 		return 0, fuse.EBADF
 	}
 	req := fsproto.WriteReq{Handle: fsproto.Handle(in.Fh), Offset: in.Offset, Flags: writeFlags(in)}
-	if st := fs.lateError(f, &f.lateTold); !st.Ok() {
+	if st := fs.lateError(f); !st.Ok() {
 		return 0, st
 	}
 	if st, done := fs.writeBehind(cancel, in, f, &req, data); done {

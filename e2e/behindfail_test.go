@@ -54,8 +54,7 @@ func told(t *testing.T, what string, err, want error) {
 }
 
 // TestDelayedFills: the disk becomes full while writes are on their way. Fsync and close
-// tell of it; when there is space again, the same descriptor can be used to write all of it
-// once more.
+// tell of it; when there is space again, who opens the file again can write all of it.
 func TestDelayedFills(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Log("not root: no disk of its own to fill")
@@ -77,14 +76,14 @@ func TestDelayedFills(t *testing.T) {
 			must(t, startsWith(filepath.Join(d.export, "file"), data, 1<<20))
 			must(t, startsWith(d.path("file"), data, 1<<20))
 			d.space(plenty)
-			if name == "close" {
-				f, err = os.OpenFile(d.path("file"), os.O_RDWR, 0)
-				must(t, err)
-				defer f.Close()
-			} else {
+			if name != "close" {
 				_, err = f.WriteAt(data, 0)
 				told(t, "the next write", err, syscall.ENOSPC)
+				told(t, "close", f.Close(), syscall.ENOSPC)
 			}
+			f, err = os.OpenFile(d.path("file"), os.O_RDWR, 0)
+			must(t, err)
+			defer f.Close()
 			_, err = f.WriteAt(data, 0)
 			must(t, errors.Join(err, f.Sync(), fileIs(filepath.Join(d.export, "file"), data)))
 			must(t, os.Remove(d.path("file")))

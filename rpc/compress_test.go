@@ -173,7 +173,7 @@ func TestCompressNotKnown(t *testing.T) {
 		var data []byte
 		s := rpctest.New(t, rpc.Config{Root: keeper(&data), Compress: how[0]}, rpc.Config{Compress: how[1]})
 		roundTrip(t, s.Client, prose(1<<20))
-		if c := s.Client.Compression(); c != (rpc.CompressStats{}) {
+		if c := s.Client.Compression(); c != (rpc.CompressStats{How: how[1]}) {
 			t.Errorf("%v: %+v", how, c)
 		}
 	}

@@ -139,7 +139,7 @@ func TestStream(t *testing.T) {
 			session := tight(t, s)
 			ended := all(t, s, session)
 			for range 3 {
-				s.awaitMore(t, 3)
+				s.await(t, min(s.n.Load()+3, streams*calls))
 				session.Join()
 			}
 			await(t, s, ended)
@@ -151,8 +151,8 @@ func TestStream(t *testing.T) {
 		session.Join()
 		session.Join()
 		ended := all(t, s, session)
-		for cut := range 8 {
-			s.awaitMore(t, 10)
+		for cut := range streams * calls / 10 {
+			s.await(t, int64(cut)*10)
 			if cut%2 == 0 {
 				session.Cut()
 			} else {
@@ -167,10 +167,10 @@ func TestStream(t *testing.T) {
 	})
 }
 
-// awaitMore waits until n calls more have been executed.
-func (s *chains) awaitMore(t *testing.T, n int64) {
+// await returns when so many calls have been executed.
+func (s *chains) await(t *testing.T, n int64) {
 	t.Helper()
-	for want, ctx := s.n.Load()+n, testContext(t); s.n.Load() < want; time.Sleep(time.Millisecond) {
+	for ctx := testContext(t); s.n.Load() < n; time.Sleep(time.Millisecond) {
 		if ctx.Err() != nil {
 			t.Fatalf("stands still after %d calls", s.n.Load())
 		}

@@ -260,46 +260,6 @@ func TestLockGivenUp(t *testing.T) {
 	}
 }
 
-// TestKilledAtOnce: a file that has just been made, and then lost its name, was replaced or
-// locked, is as it was when the daemon is killed right after that.
-func TestKilledAtOnce(t *testing.T) {
-	needFUSE(t)
-	w := newWorld(t)
-	w.serve()
-	w.mount("/")
-	at := func(name string) string { return filepath.Join(w.mnt, name) }
-	lock := &unix.Flock_t{Type: unix.F_WRLCK}
-	for name, then := range map[string]func(f *os.File) error{
-		"removed": func(f *os.File) error { return os.Remove(f.Name()) },
-		"replaced": func(f *os.File) error {
-			must(t, os.WriteFile(at("new"), nil, 0o644))
-			return os.Rename(at("new"), f.Name())
-		},
-		"locked": func(f *os.File) error { return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, lock) },
-	} {
-		f, err := os.OpenFile(at(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
-		must(t, err)
-		must(t, then(f))
-		w.kill()
-		if _, err := f.WriteString("text"); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		text := make([]byte, 5)
-		if n, err := f.ReadAt(text, 0); string(text[:n]) != "text" {
-			t.Errorf("%s: it holds %q, %v", name, text[:n], err)
-		}
-		if name == "locked" {
-			other, err := os.OpenFile(filepath.Join(w.export, name), os.O_RDWR, 0)
-			must(t, err)
-			if err := unix.FcntlFlock(other.Fd(), unix.F_OFD_SETLK, lock); !errors.Is(err, syscall.EAGAIN) {
-				t.Errorf("the file is locked, and a program on the server gets %v", err)
-			}
-			other.Close()
-		}
-		f.Close()
-	}
-}
-
 // TestKeeperLost kills the daemon and its keeper: files are found again by their names;
 // what has none is ESTALE, and who had locks there gets EIO, both for that file alone.
 func TestKeeperLost(t *testing.T) {

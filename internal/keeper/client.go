@@ -18,9 +18,6 @@ import (
 // sendWithin is how long a keeper may take to take a packet, which it does at once.
 const sendWithin = 5 * time.Second
 
-// keepWithin is how long KeepSoon waits for a Drop.
-const keepWithin = 20 * time.Millisecond
-
 // Client gives descriptors to a keeper. A nil one keeps nothing. Its methods are safe
 // for concurrent use.
 type Client struct {
@@ -32,9 +29,7 @@ type Client struct {
 	mu      sync.Mutex
 	conn    *net.UnixConn // nil: there is no keeper
 	held    map[uint64]int
-	soon    map[uint64]struct{} // of held, what the keeper has not been given yet
-	timer   *time.Timer         // runs while there is any
-	pid     int                 // of the keeper that was started last
+	pid     int // of the keeper that was started last
 	closed  bool
 	reading sync.WaitGroup
 
@@ -47,7 +42,7 @@ type Client struct {
 // Run. It returns what the keeper that was there holds; the caller owns those. Only one
 // process at a time may do this for a socket.
 func Connect(path string, command []string, log *slog.Logger) (*Client, map[uint64]int, error) {
-	c := &Client{path: path, command: command, log: log, held: make(map[uint64]int), soon: make(map[uint64]struct{}), going: make(map[uint64][]func())}
+	c := &Client{path: path, command: command, log: log, held: make(map[uint64]int), going: make(map[uint64][]func())}
 	conn, err := dial(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return c, nil, nil
@@ -222,7 +217,6 @@ func (c *Client) tryStart() error {
 		return err
 	}
 	c.use(conn)
-	clear(c.soon)
 	for key, fd := range c.held {
 		if err := send(conn, opKeep, key, fd); err != nil {
 			return err
@@ -239,61 +233,12 @@ func (c *Client) Keep(key uint64, fd int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.held[key] = fd
-	if !c.closed {
-		c.give(key, fd)
-	}
-}
-
-// give gives a descriptor to the keeper, which is started if there is none. mu is held.
-func (c *Client) give(key uint64, fd int) {
-	if c.conn == nil {
+	switch {
+	case c.closed:
+	case c.conn == nil:
 		c.start()
-		return
-	}
-	c.tell(opKeep, key, fd)
-}
-
-// KeepSoon is Keep for a file that could be opened once more in the meantime: what is
-// dropped within keepWithin the keeper never hears of, unless Settle is called.
-func (c *Client) KeepSoon(key uint64, fd int) {
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.held[key] = fd
-	if c.closed {
-		return
-	}
-	c.soon[key] = struct{}{}
-	if c.timer == nil {
-		c.timer = time.AfterFunc(keepWithin, func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.timer = nil
-			c.settle()
-		})
-	}
-}
-
-// Settle gives the keeper what KeepSoon has been told of.
-func (c *Client) Settle() {
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.settle()
-}
-
-// settle is Settle. mu is held.
-func (c *Client) settle() {
-	if c.closed {
-		return
-	}
-	for key := range c.soon {
-		delete(c.soon, key)
-		c.give(key, c.held[key])
+	default:
+		c.tell(opKeep, key, fd)
 	}
 }
 
@@ -308,10 +253,8 @@ func (c *Client) Drop(key uint64, then func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, held := c.held[key]
-	_, soon := c.soon[key]
 	delete(c.held, key)
-	delete(c.soon, key)
-	if !held || soon || c.conn == nil || c.closed {
+	if !held || c.conn == nil || c.closed {
 		then()
 		return
 	}
@@ -340,7 +283,6 @@ func (c *Client) Close() {
 		return
 	}
 	c.mu.Lock()
-	c.settle()
 	c.closed = true
 	c.drop()
 	c.mu.Unlock()

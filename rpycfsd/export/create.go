@@ -113,7 +113,7 @@ func (s *Session) createHandle(c call, d object, num fsproto.Handle, chosen fspr
 		s.abandon(num)
 		return err
 	}
-	return s.settle(c, num, n, f, writes(flags), res.Entry.Attr.Nlink > 0)
+	return s.settle(c, num, n, f, writes(flags))
 }
 
 // tellCreated fills in the reply to a create of f in d.

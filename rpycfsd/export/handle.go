@@ -196,11 +196,11 @@ func (s *Session) abandon(num fsproto.Handle) {
 	}
 }
 
-// settle makes f the open file behind a reserved number, opened by who called; named says
-// whether it has a name. It takes over a reference of n with its descriptor acquired, and
-// f; also when it fails, which it does only if the session was closed meanwhile.
-func (s *Session) settle(c call, num fsproto.Handle, n *node, f *beneath.File, writes, named bool) error {
-	cell := s.recordHandle(c, num, n, f, writes, named)
+// settle makes f the open file behind a reserved number, opened by who called. It takes over a
+// reference of n with its descriptor acquired, and f; also when it fails, which
+// it does only if the session was closed meanwhile.
+func (s *Session) settle(c call, num fsproto.Handle, n *node, f *beneath.File, writes bool) error {
+	cell := s.recordHandle(c, num, n, f, writes)
 	s.mu.Lock()
 	r := s.refs[n]
 	if s.closed || r == nil {
@@ -370,7 +370,7 @@ func (s *Session) openNode(c call, req *fsproto.OpenReq, res *fsproto.OpenRes, o
 		o.done()
 		return err
 	}
-	if err := s.settle(c, req.Handle, o.n, f, writes(req.Flags), res.Attr.Nlink > 0); err != nil {
+	if err := s.settle(c, req.Handle, o.n, f, writes(req.Flags)); err != nil {
 		return err
 	}
 	res.Shared = s.sharesFile(o.n)

@@ -70,8 +70,6 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		if err == nil {
 			err = s.awaitDelayed(ctx, req)
 		}
-		s.keepsAll(req)
-		defer s.keepsAll(req) // also of what was opened meanwhile
 		began := s.e.leases.now()
 		var p *plan
 		if err == nil && op.Access != rpc.Query {

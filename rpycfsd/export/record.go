@@ -238,11 +238,6 @@ func (r *lockWaitRec) Fields(c *rpc.Codec) {
 // put stores a record, with its descriptor if there is one; none if that is impossible,
 // which is logged once: what it is about will not outlive the process.
 func (e *Export) put(kind uint8, m rpc.Message, f *beneath.File) mapped.Cell {
-	return e.putFile(kind, m, f, e.cfg.Keep.Keeper.Keep)
-}
-
-// putFile is put, with the way in which the keeper is given the descriptor.
-func (e *Export) putFile(kind uint8, m rpc.Message, f *beneath.File, keep func(key uint64, fd int)) mapped.Cell {
 	k := &e.cfg.Keep
 	if k.Store == nil {
 		return mapped.Cell{}
@@ -259,7 +254,7 @@ func (e *Export) putFile(kind uint8, m rpc.Message, f *beneath.File, keep func(k
 		return mapped.Cell{}
 	}
 	if f != nil {
-		keep(cell.ID(), f.Fd())
+		k.Keeper.Keep(cell.ID(), f.Fd())
 	}
 	cell.Publish(kind, body)
 	return cell
@@ -342,7 +337,7 @@ func (n *number) setStamp(stamp uint64) {
 }
 
 // recordHandle stores an open file. What was opened for listing is opened anew.
-func (s *Session) recordHandle(c call, num fsproto.Handle, n *node, f *beneath.File, writes, named bool) mapped.Cell {
+func (s *Session) recordHandle(c call, num fsproto.Handle, n *node, f *beneath.File, writes bool) mapped.Cell {
 	if !s.kept() {
 		return mapped.Cell{}
 	}
@@ -357,20 +352,7 @@ func (s *Session) recordHandle(c call, num fsproto.Handle, n *node, f *beneath.F
 	if n.isDir() {
 		f = nil
 	}
-	keep := s.e.cfg.Keep.Keeper.Keep
-	if named {
-		keep = s.e.cfg.Keep.Keeper.KeepSoon
-	}
-	return s.e.putFile(recHandle, rec, f, keep)
-}
-
-// keepsAll sees to it that the keeper has all open files, when a request is about to take
-// away a name under which one would be found again, or has done so, or to lock one.
-func (s *Session) keepsAll(req any) {
-	switch req.(type) {
-	case *fsproto.UnlinkReq, *fsproto.RenameReq, *fsproto.SetlkReq:
-		s.e.cfg.Keep.Keeper.Settle()
-	}
+	return s.e.put(recHandle, rec, f)
 }
 
 // loseLocks makes calls through h fail; it reports whether they did not before.

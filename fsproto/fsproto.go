@@ -30,7 +30,6 @@ const (
 	MaxRecallName = 64      // names of one directory in one recall
 	MaxEvents     = 256     // changes in one events
 	MaxTree       = 1024    // directories in one tree, parts of files in one readfile
-	MaxTreeData   = 2 << 20 // directories that were packed, in bytes before and after
 )
 
 // Node numbers name files and directories within one session. 1 is the root

@@ -1,12 +1,8 @@
 package fsproto
 
 import (
-	"bytes"
 	"cmp"
-	"compress/flate"
-	"io"
 	"strings"
-	"sync"
 
 	"github.com/rpycfs/rpycfs/rpc"
 )
@@ -21,7 +17,6 @@ type TreeReq struct {
 	Size  uint32 // bytes; both together are at most MaxData
 	Below bool
 	Order uint8 // Tree…: of directories in one
-	Pack  bool  // directories are to come packed
 }
 
 // Orders of entries (TreeReq.Order).
@@ -53,7 +48,6 @@ func (m *TreeReq) Fields(c *rpc.Codec) {
 	if m.Order >= TreeOrders {
 		c.Fail(rpc.ErrValue)
 	}
-	c.Bool(&m.Pack)
 }
 
 // TreeDir is a directory of a tree. End is set when Entries are all of it. Who may list
@@ -83,65 +77,12 @@ func (m *TreeDir) Fields(c *rpc.Codec) {
 
 // TreeRes holds directories in the order in which they were listed. Those that were
 // asked for and are not among them were not come to.
-type TreeRes struct {
-	Dirs   []TreeDir // unless Packed
-	Packed []byte    // with TreeReq.Pack: DEFLATE (RFC 1951) of a TreeRes without
-}
+type TreeRes struct{ Dirs []TreeDir }
 
 // Fields lists the fields of m.
 func (m *TreeRes) Fields(c *rpc.Codec) {
 	rpc.List(c, &m.Dirs, MaxTree, 9, func(c *rpc.Codec, d *TreeDir) { d.Fields(c) })
-	c.Bytes(&m.Packed, MaxTreeData)
 }
-
-// Pack packs the directories.
-func (m *TreeRes) Pack() error {
-	plain, err := rpc.Encode(nil, m)
-	if err != nil {
-		return err
-	}
-	if len(plain) > MaxTreeData {
-		return rpc.ErrTooLong
-	}
-	var b bytes.Buffer
-	w := packers.Get().(*flate.Writer)
-	defer packers.Put(w)
-	w.Reset(&b)
-	w.Write(plain) // to memory
-	w.Close()
-	*m = TreeRes{Packed: b.Bytes()}
-	return nil
-}
-
-// Unpack unpacks them, if they are packed.
-func (m *TreeRes) Unpack() error {
-	if len(m.Packed) == 0 {
-		return nil
-	}
-	from := bytes.NewReader(m.Packed)
-	plain, err := io.ReadAll(io.LimitReader(flate.NewReader(from), MaxTreeData+1))
-	switch {
-	case err != nil || len(m.Dirs) > 0:
-		return rpc.ErrValue
-	case len(plain) > MaxTreeData:
-		return rpc.ErrTooLong
-	case from.Len() > 0:
-		return rpc.ErrTrailing
-	}
-	*m = TreeRes{}
-	if err := rpc.Decode(plain, m); err != nil {
-		return err
-	}
-	if len(m.Packed) > 0 {
-		return rpc.ErrValue
-	}
-	return nil
-}
-
-var packers = sync.Pool{New: func() any {
-	w, _ := flate.NewWriter(nil, flate.BestSpeed) // fails for levels that there are not
-	return w
-}}
 
 // FilePart is a part of a file.
 type FilePart struct {

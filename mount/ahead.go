@@ -30,9 +30,8 @@ const (
 	// firstCrowd how many threads may have so much.
 	firstAhead = 64 << 10
 	firstCrowd = 16
-	// farFrom is the round trip from which on listings travel packed, and packing how many
-	// bytes of them are about one then. So much more may be fetched ahead.
-	farFrom = 2 * time.Millisecond
+	// packing is how many bytes of listings are about one where they come compressed. So
+	// much more may be fetched ahead.
 	packing = 4
 	// listNow bounds the reply in which a directory comes that is wanted now, in bytes.
 	listNow = 256 << 10
@@ -152,9 +151,6 @@ func (a *ahead) good(l *listing) bool {
 	nodes := a.fs.nodes
 	return l != nil && a.fs.leases.valid(l.node, l.dir.Lease) && !nodes.changedSince(l.node, l.clock) && !nodes.isChanging(l.node)
 }
-
-// far reports whether the link costs more time than packing and unpacking.
-func (a *ahead) far() bool { return a.fs.peer.RTT() >= farFrom }
 
 // on reports whether something can be fetched.
 func (a *ahead) on() bool { return a != nil && !a.off.Load() }
@@ -327,7 +323,6 @@ func (a *ahead) await(cancel <-chan struct{}, h *fuse.InHeader, f *fetching) fus
 // begin notes what a call asks for, which is so many bytes. mu is held.
 func (a *ahead) begin(w *walk, req *fsproto.TreeReq, asked int) *fetching {
 	f := &fetching{done: make(chan struct{}), walk: w, asked: asked}
-	req.Pack = a.far()
 	if req.First > 0 {
 		f.wanted = req.Dirs[0]
 	}

@@ -53,9 +53,9 @@ const (
 	maxCursors = 64
 )
 
-func newWalk(far bool) *walk {
+func newWalk(packed bool) *walk {
 	w := &walk{first: firstAhead, visited: make(map[fsproto.Node]bool), passed: make(map[fsproto.Node]int), cursors: make(map[uint32]*cursor)}
-	if far {
+	if packed {
 		w.first *= packing
 	}
 	return w
@@ -169,7 +169,7 @@ func (a *ahead) walkOf(dir fsproto.Node) *walk {
 		}
 		dir = parent
 	}
-	return newWalk(a.far())
+	return newWalk(a.fs.peer.Compression().Asks)
 }
 
 // fetchAhead begins calls that nobody waits for, as many as a walk is good for. mu is held.
@@ -204,9 +204,6 @@ func (a *ahead) fetch(w *walk, req *fsproto.TreeReq, f *fetching) {
 	defer end()
 	err := a.fs.link.behind(&fsproto.Tree.Info, func(ctx context.Context) error {
 		_, err := rpc.CallWith(ctx, a.fs.peer, fsproto.Tree, req, res, rpc.Extra{Bulk: true})
-		if err == nil {
-			err = res.Unpack()
-		}
 		if err == nil {
 			a.fs.ids.learn(ctx, res)
 		}

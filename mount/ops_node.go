@@ -58,9 +58,6 @@ func callAs[Req, Res any](ctx context.Context, fs *FS, h *fuse.InHeader, op *rpc
 		}
 	}
 	_, err = rpc.CallWith(ctx, fs.peer, op, req, res, x)
-	if tree, ok := any(res).(*fsproto.TreeRes); ok && err == nil {
-		err = tree.Unpack()
-	}
 	cred.release(errors.Is(err, rpc.ErrLeft))
 	if errors.Is(err, syscall.ESTALE) {
 		fs.ahead.stale(fsproto.Node(h.NodeId))

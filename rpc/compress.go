@@ -16,8 +16,8 @@ import (
 // File data is compressed where the connection is slower than that takes. Who reads
 // knows how fast data arrives, so who reads asks for it, in every call and reply; who
 // writes compresses what he sends next, each message by itself, and sends it as it is
-// if that saves too little. Nothing is compressed that somebody waits for to be
-// measured first: a connection begins without.
+// if that saves too little. Until he knows he goes by the round trip: where it is long
+// a connection brings little in its first ones.
 
 // FeatureCompress is the feature bit of the log-in by which a side says that it knows
 // compressed frames.
@@ -38,6 +38,9 @@ const (
 	// compressBelow is the rate at which data arrives, in bytes per second, below which
 	// it is asked for compressed. One processor compresses 160 to 330 MB of a second.
 	compressBelow = 32e6
+	// compressFrom is the round trip from which on it is asked for as long as the rate is not
+	// known, and as long as neither is.
+	compressFrom = 2 * time.Millisecond
 	// worthwhile is the part of a message that has to be saved.
 	worthwhile = 8
 	// maxZstdWindow bounds what a decoder has to look back to, in bytes.
@@ -82,11 +85,13 @@ type compression struct {
 	how      Compress    // CompressOff unless the other side knows it, too
 	local    bool        // the other side is on this machine: what is slow is that, and no connection
 	asked    atomic.Bool // by the other side
+	rtt      func() time.Duration
 	arrivals arrivals
 }
 
 // begin sets up the compression over a main connection.
-func (c *compression) begin(how Compress, t Transport) {
+func (c *compression) begin(how Compress, t Transport, rtt func() time.Duration) {
+	c.rtt = rtt
 	if t.Features()&FeatureCompress != 0 {
 		c.how = how
 	}
@@ -95,7 +100,17 @@ func (c *compression) begin(how Compress, t Transport) {
 
 // asks reports whether the other side is to compress.
 func (c *compression) asks() bool {
-	return c.how == CompressOn || c.how == CompressAuto && !c.local && c.arrivals.slow()
+	return c.how == CompressOn || c.how == CompressAuto && !c.local && c.slow()
+}
+
+// slow reports whether data arrives slowly, or will, as far as is known.
+func (c *compression) slow() bool {
+	rate := c.arrivals.rate.Load()
+	if rate == 0 {
+		rtt := c.rtt()
+		return rtt == 0 || rtt >= compressFrom
+	}
+	return rate < compressBelow
 }
 
 // compresses reports whether this side does.
@@ -153,11 +168,6 @@ func (a *arrivals) add(n int, took time.Duration) {
 		a.bytes /= 2
 		a.took /= 2
 	}
-}
-
-func (a *arrivals) slow() bool {
-	rate := a.rate.Load()
-	return rate > 0 && rate < compressBelow
 }
 
 // local reports whether both ends of a connection are on this machine.

@@ -57,7 +57,7 @@ func (p *Peer) Serve(t Transport, epoch uint32) error {
 	c := &conn{peer: p, epoch: epoch, closed: make(chan struct{}), stopped: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(p.ctx)
 	c.net = newLine(t)
-	c.compression.begin(p.cfg.Compress, t)
+	c.compression.begin(p.cfg.Compress, t, p.RTT)
 	defer close(c.stopped)
 	if err := p.supersede(c); err != nil {
 		t.Close()

@@ -101,13 +101,15 @@ func TestDecompress(t *testing.T) {
 }
 
 // TestArrivals: whether a connection is slow is known after a megabyte, and after some more
-// if it has changed; single pauses do not matter.
+// if it has changed; single pauses do not matter. Before, the round trip tells.
 func TestArrivals(t *testing.T) {
-	var a arrivals
+	rtt := time.Millisecond
+	c := compression{rtt: func() time.Duration { return rtt }}
+	a := &c.arrivals
 	step := func(times, bytes int, took time.Duration, slow bool) {
 		t.Helper()
 		for i := range times {
-			if a.add(bytes, took); a.slow() != slow {
+			if a.add(bytes, took); c.slow() != slow {
 				t.Fatalf("slow is %t after %d times %d bytes in %v, at %d bytes/s", !slow, i+1, bytes, took, a.rate.Load())
 			}
 		}
@@ -115,6 +117,12 @@ func TestArrivals(t *testing.T) {
 	const part = 64 << 10
 	at := func(rate int) time.Duration { return part * time.Second / time.Duration(rate) }
 	step(15, part, at(25e6), false) // too few
+	for _, rtt = range []time.Duration{0, 30 * time.Millisecond} {
+		if !c.slow() {
+			t.Errorf("a round trip of %v, and nothing else known: not slow", rtt)
+		}
+	}
+	rtt = time.Millisecond
 	step(500, part, at(25e6), true)
 	for range 60 {
 		a.add(part, at(100e6))
@@ -127,7 +135,7 @@ func TestArrivals(t *testing.T) {
 	}
 	step(100, part, at(6e6), true)
 	step(1, 1<<20, 0, true) // what came while this process had no processor
-	a = arrivals{}
+	*a = arrivals{}
 	step(1, 20<<10, 200*time.Millisecond, false)
 	step(1, 20<<10, 200*time.Millisecond, true) // nobody waits for a megabyte of that
 }

@@ -73,6 +73,8 @@ func compressionStatus(s rpc.CompressStats) status.Compression {
 		c.Receiving, c.Sending = "on", "on"
 	default:
 		switch {
+		case s.Asks && s.Rate == 0:
+			c.Receiving = "on: the way is long, and it is not known yet how fast data arrives"
 		case s.Asks:
 			c.Receiving = "on" + rate
 		case s.Local:

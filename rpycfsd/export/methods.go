@@ -109,7 +109,6 @@ func define[Req, Res any](op *rpc.Op[Req, Res], h func(*Session, call, *Req, *Re
 		if err == nil {
 			s.grantAll(began, c != nil, req, res)
 			d.done(res)
-			err = packed(req, res)
 		}
 		if err != nil {
 			s.report(op.Name, err)

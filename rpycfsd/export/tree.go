@@ -87,14 +87,6 @@ func (s *Session) tree(c call, req *fsproto.TreeReq, res *fsproto.TreeRes) error
 	return nil
 }
 
-// packed packs the reply to a call of tree that wants it so.
-func packed(req, res any) error {
-	if req, ok := req.(*fsproto.TreeReq); ok && req.Pack {
-		return res.(*fsproto.TreeRes).Pack()
-	}
-	return nil
-}
-
 // below returns the directories in one, the first one last.
 func below(dir *fsproto.TreeDir, order uint8) (nodes []fsproto.Node) {
 	var dirs []*fsproto.Dirent

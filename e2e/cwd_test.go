@@ -9,17 +9,23 @@ import (
 	"time"
 )
 
+// twoMounts is a world with a mount, and with another one of the same export.
+func twoMounts(t *testing.T) (w *world, other string) {
+	t.Helper()
+	needFUSE(t)
+	w = newWorld(t)
+	w.serve()
+	w.mount("/")
+	other = w.mnt + "2"
+	must(t, os.Mkdir(other, 0o755))
+	w.mountAt(w.port, "/", other)
+	return w, other
+}
+
 // TestWorkingDirectory: a process keeps the path of its working directory when the server
 // calls back for its name, which is what getcwd(2) is about.
 func TestWorkingDirectory(t *testing.T) {
-	needFUSE(t)
-	w := newWorld(t)
-	w.serve()
-	w.mount("/")
-	other := w.mnt + "2"
-	must(t, os.Mkdir(other, 0o755))
-	w.mountAt(w.port, "/", other)
-	defer func() { w.run(w.command("umount.rpycfs", other)) }()
+	w, other := twoMounts(t)
 
 	dir := w.path("work")
 	must(t, os.Mkdir(dir, 0o755))
@@ -65,14 +71,7 @@ func TestWorkingDirectory(t *testing.T) {
 // anew while programs here rename files in it: whose working directory is meant by one of
 // them has no path meanwhile.
 func TestContended(t *testing.T) {
-	needFUSE(t)
-	w := newWorld(t)
-	w.serve()
-	w.mount("/")
-	other := w.mnt + "2"
-	must(t, os.Mkdir(other, 0o755))
-	w.mountAt(w.port, "/", other)
-	defer func() { w.run(w.command("umount.rpycfs", other)) }()
+	w, other := twoMounts(t)
 
 	must(t, os.WriteFile(w.path("0"), nil, 0o644))
 	quit, renamed := make(chan struct{}), make(chan error)

@@ -9,10 +9,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/rpycfs/rpycfs/bench/internal/runs"
 )
 
 const (
@@ -221,7 +222,7 @@ func (l *loads) readRandom(mnt string, threads int) (float64, error) {
 	}
 	defer f.Close()
 	var done atomic.Int64
-	err = parallel(threads, func(i int) error {
+	err = runs.Parallel(threads, func(i int) error {
 		r := rand.New(rand.NewPCG(l.seed, uint64(i)))
 		buf := make([]byte, page)
 		for range l.reads {
@@ -239,17 +240,6 @@ func (l *loads) readRandom(mnt string, threads int) (float64, error) {
 	return float64(done.Load()), err
 }
 
-// parallel runs f(0) to f(n-1) side by side.
-func parallel(n int, f func(int) error) error {
-	errs := make([]error, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { errs[i] = f(i) })
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
 func (l *loads) removeNew() error { return os.RemoveAll(l.path(newName)) }
 
 func (l *loads) writeNew(mnt string) (float64, error) {
@@ -261,7 +251,7 @@ func (l *loads) checkNew() error { return checkFile(l.path(newName), bigSeed+1, 
 func (l *loads) moveSmall() error { return l.mover(madeName)() }
 
 func (l *loads) makeSmall(mnt string, threads int) (float64, error) {
-	return float64(l.small), parallel(threads, func(thread int) error {
+	return float64(l.small), runs.Parallel(threads, func(thread int) error {
 		buf := make([]byte, smallLen)
 		for i := thread; i < l.small; i += threads {
 			fill(buf, uint64(i), 0)
@@ -324,7 +314,7 @@ func (l *loads) callBeside(mnt string) (float64, error) {
 	const readers = 4
 	reading.Store(readers)
 	var took []time.Duration
-	err = parallel(readers+1, func(i int) error {
+	err = runs.Parallel(readers+1, func(i int) error {
 		if i < readers {
 			defer reading.Add(-1)
 			return l.readPart(f, l.bytes/readers/page*page, i)

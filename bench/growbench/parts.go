@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/rpycfs/rpycfs/bench/internal/peers"
+	"github.com/rpycfs/rpycfs/bench/internal/runs"
 )
 
 // Values of a point.
@@ -142,7 +143,7 @@ func (s *site) files(ctx context.Context, n int) (p point, err error) {
 		warm = append(warm, t)
 	}
 	server, client := st.peaks()
-	p.Values = values{{coldFind, cold}, {warmFind, median(warm)}, {clientPeak, client}, {serverPeak, server}}
+	p.Values = values{{coldFind, cold}, {warmFind, runs.Median(warm)}, {clientPeak, client}, {serverPeak, server}}
 	return p, nil
 }
 
@@ -191,7 +192,7 @@ func (s *site) clients(ctx context.Context, n int) (p point, err error) {
 	}
 	calls := make([][]time.Duration, n)
 	begin := time.Now()
-	err = parallel(n, func(i int) error {
+	err = runs.Parallel(n, func(i int) error {
 		for k := int64(1); time.Since(begin) < s.o.each; k++ {
 			at := time.Now()
 			if err := os.Chtimes(paths[i], time.Unix(k, 0), time.Unix(k, 0)); err != nil {
@@ -243,7 +244,7 @@ func (s *site) streams(ctx context.Context, n int) (p point, err error) {
 	}
 	rates := make([]float64, n)
 	begin := time.Now()
-	err = parallel(n, func(i int) error {
+	err = runs.Parallel(n, func(i int) error {
 		at := time.Now()
 		err := checkLines(filepath.Join(m.Dir, strconv.Itoa(i)), i, size)
 		rates[i] = float64(size>>20) / time.Since(at).Seconds()
@@ -300,15 +301,4 @@ func checkLines(path string, file int, size int64) error {
 		}
 	}
 	return nil
-}
-
-// parallel runs f(0) to f(n-1) side by side.
-func parallel(n int, f func(int) error) error {
-	errs := make([]error, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { errs[i] = f(i) })
-	}
-	wg.Wait()
-	return errors.Join(errs...)
 }

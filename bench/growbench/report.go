@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/rpycfs/rpycfs/bench/internal/runs"
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
@@ -34,8 +33,6 @@ type value struct {
 }
 
 type values []value
-
-func median(all []float64) float64 { return runs.Median(all) }
 
 func readReport(name string) (rep report, err error) {
 	text, err := os.ReadFile(name)

@@ -260,6 +260,27 @@ func TestLockGivenUp(t *testing.T) {
 	}
 }
 
+// TestLockMoved: a lock for reading is still its owner's after the daemon's death when he has tried
+// in vain for one that the same description could not have.
+func TestLockMoved(t *testing.T) {
+	w := newLockWorld(t)
+	b, next, s := w.opened(w.b), w.opened(w.b), w.opened(w.export)
+	b.want("ok", "open y %d %s", os.O_RDONLY, filepath.Join(w.b, "f"))
+	b.want("ok", "setlk y r 4 9")
+	s.want("ok", "setlk x w 20 29")
+	b.want("EAGAIN", "setlk x w 20 29")
+	s.want("ok", "setlk x u 20 29")
+	w.kill()
+	for _, c := range []struct{ do, finds string }{{"setlk x w 20 29", "r 4 9"}, {"setlk x u 0 end", "free"}} {
+		b.want("ok", "%s", c.do)
+		for who, l := range map[string]*locker{"another client": next, "a program on the server": s} {
+			if got, _, _ := strings.Cut(l.do("ofdget x w 0 end"), " pid"); got != c.finds {
+				t.Errorf("after %s %s finds %s", c.do, who, got)
+			}
+		}
+	}
+}
+
 // TestKeeperLost kills the daemon and its keeper: files are found again by their names;
 // what has none is ESTALE, and who had locks there gets EIO, both for that file alone.
 func TestKeeperLost(t *testing.T) {

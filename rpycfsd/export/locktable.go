@@ -109,6 +109,13 @@ func (e *Export) lockTable(h *handle) *lockTable {
 	return n.locks
 }
 
+// has reports whether an owner has locks.
+func (t *lockTable) has(key lockKey) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byKey[key] != nil
+}
+
 // conflict returns the first owner whose locks are in the way, and its range.
 func (t *lockTable) conflict(q *lockWant) (*lockOwner, lockrange.Range) {
 	for _, o := range t.owners {
@@ -191,7 +198,8 @@ func (t *lockTable) dropFlock(q *lockWant) bool {
 }
 
 // prepare sees to it that o has a description through which the lock can be
-// set, and moves the locks for reading that it has there.
+// set, and moves the locks for reading that it has there. They are recorded with the new
+// one before the old one is given up.
 func (t *lockTable) prepare(o *lockOwner, q *lockWant) error {
 	if o.file.suits(q.key.flock, q.Write) {
 		return nil
@@ -206,10 +214,13 @@ func (t *lockTable) prepare(o *lockOwner, q *lockWant) error {
 			return err
 		}
 	}
-	if o.file != nil {
-		o.file.close(q.key.s)
-	}
+	old := o.file
 	o.file = f
+	if old != nil {
+		o.recorded = f
+		t.recordOwner(o)
+		old.close(q.key.s)
+	}
 	return nil
 }
 

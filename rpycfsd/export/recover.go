@@ -473,6 +473,9 @@ func (b *revival) lockOwner(rec mapped.Record, m *lockOwnerRec, files map[uint64
 			any = h
 		}
 	}
+	if any != nil && s.e.lockTable(any).has(o.key) { // the daemon ended between writing this and removing that
+		return false
+	}
 	f := &lockFile{flock: m.flock, read: m.read, write: m.write}
 	if own := s.handles[fsproto.Handle(m.handle)]; m.file == 0 && own != nil && own.f != nil && own.kept {
 		f.f, f.own = own.f, own

@@ -45,7 +45,8 @@ func TestCompression(t *testing.T) {
 			c := d.Session.Compression
 			t.Logf("%d bytes for %d; %+v", wire, 4*size, c)
 			if mode == "on" {
-				if c.Received < size || c.ReceivedWire > c.Received/2 || c.Sent < size || c.SentWire > c.Sent/2 || c.SentPlain == 0 {
+				const most = size - size/8 // the kernel may ask for a little in small parts
+				if c.Received < most || c.ReceivedWire > c.Received/2 || c.Sent < most || c.SentWire > c.Sent/2 || c.SentPlain == 0 {
 					t.Errorf("%+v", c)
 				}
 				if wire < 2*size || wire > 3*size {

@@ -42,8 +42,8 @@ func (fs *FS) releaseSoon(h fsproto.Handle) {
 	r := &fs.releases
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch r.waiting = append(r.waiting, h); {
-	case r.timer == nil && !r.stopped:
+	r.waiting = append(r.waiting, h)
+	if r.timer == nil && !r.stopped {
 		r.timer = time.AfterFunc(releaseWithin, fs.releaseNow)
 	}
 }
